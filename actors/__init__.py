@@ -1,0 +1,1 @@
+"""Who samples: the Sampler, the sources of prompts, the pools of samplers."""

@@ -1,0 +1,24 @@
+"""The samplers of a run in one process: the same verbs as on Ray, computed at once.
+
+Consumes `Prompts` and a `Policy`, produces `Rollouts` whose chunks are the objects themselves; waits for nothing.
+"""
+
+from __future__ import annotations
+
+from actors.sampler import Sampler
+from ddpo.base import BaseModel
+from ddpo.config import Run
+from ddpo.types import Chunk, Policy, Prompts, Rollouts
+
+
+class LocalSamplers:
+    """One Sampler in this process."""
+
+    def __init__(self, run: Run, base: BaseModel) -> None:
+        self.size = run.actors.batch
+        self.sampler = Sampler(run, base)
+
+    def sample(self, prompts: Prompts, policy: Policy) -> Rollouts:
+        """Draw all chunks of a batch, one after the other."""
+        chunks = [Chunk(*self.sampler.sample(part, policy)) for part in prompts.chunks(self.size)]
+        return Rollouts(prompts, chunks)

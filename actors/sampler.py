@@ -1,0 +1,101 @@
+"""The Sampler: draws images and keeps every step of how they came to be.
+
+Consumes `Prompts` and a `Policy`, produces `Images`, a `Trajectory` and a `Receipt`; waits for nothing. A plain class;
+the pools make it a Ray actor or call it in this process.
+
+Shape letters: B images, S = T + 1 states, C H W latent, L text tokens, D text width, Y X pixels.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from actors.text import TextEncoder
+from ddpo.base import BaseModel
+from ddpo.config import Run
+from ddpo.denoiser import DTYPES, Denoiser, threads
+from ddpo.errors import BaseModelError, DdpoError
+from ddpo.types import Images, Policy, Prompts, Receipt, Trajectory
+
+
+class Sampler:
+    """p_old(x_{t-1} | x_t, c), drawn T times from x_T to x_0, then decoded.
+
+    An image is a function of (weights, prompt, seed, chunk's size and precision), whichever sampler draws it.
+    """
+
+    def __init__(self, run: Run, base: BaseModel) -> None:
+        self.run = run
+        self.text = TextEncoder(base, run.policy)
+        self.denoiser = Denoiser(base, run.policy, run.seed)
+        self.vae = _load_vae(base, run.policy.dtype).to(self.denoiser.device)
+        self.latent_CHW = base.latent_CHW
+        self.loaded: tuple[str, str] | None = None
+
+    def sample(self, prompts: Prompts, policy: Policy) -> tuple[Images, Trajectory, Receipt]:
+        """Draw one chunk with the policy given; the policy is loaded only if it is not the one already here."""
+        start = time.perf_counter()
+        with threads(self.run.actors.threads), torch.no_grad():
+            digest = self._load(policy)
+            text_BLD, null_LD = self.text(prompts.text), self.text(("",))[0]
+            states_BSCHW, log_probs_BT = self._chain(prompts.seeds, text_BLD, null_LD)
+            pixels = self._decode(states_BSCHW[:, -1])
+        images = Images(prompts.ids, prompts.text, prompts.metadata, pixels)
+        trajectory = Trajectory(
+            prompts.ids, policy.version, digest, self.denoiser.schedule.timesteps_T.cpu().numpy(),
+            states_BSCHW.cpu().numpy(), log_probs_BT.cpu().numpy(), text_BLD.cpu().numpy(), null_LD.cpu().numpy(),
+        )
+        return images, trajectory, Receipt(prompts.ids, policy.version, digest, time.perf_counter() - start)
+
+    def _load(self, policy: Policy) -> str:
+        """Load a policy; the digest returned is of the weights in the module, not of the message."""
+        if self.loaded is None or self.loaded[0] != policy.digest:
+            self.loaded = (policy.digest, self.denoiser.load(policy))
+        return self.loaded[1]
+
+    def _chain(self, seeds: tuple[int, ...], text_BLD: Tensor, null_LD: Tensor) -> tuple[Tensor, Tensor]:
+        steps = self.run.policy.steps
+        noise_BSCHW = _noise(seeds, steps + 1, self.latent_CHW).to(self.denoiser.device)
+        null_BLD = null_LD.expand_as(text_BLD)
+        states, log_probs = [noise_BSCHW[:, 0]], []
+        for i in range(steps):
+            index_B = torch.full((len(seeds),), i, device=self.denoiser.device)
+            gaussian = self.denoiser.step(states[-1], index_B, text_BLD, null_BLD)
+            states.append(gaussian.sample(noise_BSCHW[:, i + 1]))
+            log_probs.append(gaussian.log_prob(states[-1]))
+        return torch.stack(states, 1), torch.stack(log_probs, 1)
+
+    def _decode(self, latents_BCHW: Tensor) -> NDArray[np.uint8]:
+        latents = (latents_BCHW / self.vae.config.scaling_factor).to(self.vae.dtype)
+        decoded = self.vae.decode(latents, return_dict=False)[0].float()
+        if not bool(torch.isfinite(decoded).all()):
+            raise DdpoError(
+                "the decoder gave NaN or infinity, so these images have no pixels. In fp16 some autoencoders "
+                'overflow: write policy.dtype = "bfloat16" or "float32".'
+            )
+        pixels = (decoded / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
+        return pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def _noise(seeds: tuple[int, ...], count: int, shape_CHW: tuple[int, int, int]) -> Tensor:
+    """x_T and the T draws of every image, from the image's own seed and always on the CPU; (B, T + 1, C, H, W)."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return torch.stack([torch.randn((count, *shape_CHW), generator=generator) for generator in generators])
+
+
+def _load_vae(base: BaseModel, dtype: str) -> Any:
+    from diffusers import AutoencoderKL
+
+    try:
+        vae = AutoencoderKL.from_pretrained(
+            str(base.folder), subfolder="vae", torch_dtype=DTYPES[dtype], use_safetensors=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise BaseModelError(f"policy.base: the autoencoder of {base.name} cannot be loaded: {error}") from error
+    return vae.requires_grad_(False).eval()

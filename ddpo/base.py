@@ -1,0 +1,127 @@
+"""The base model's folder: where it is, and whether this program can train it, read from its JSON files alone.
+
+Consumes a folder or hub name, produces `BaseModel`; waits for the hub's download where a name is given. No torch.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ddpo.errors import BaseModelError
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILT_IN = {"menagerie": ROOT / "menagerie" / "model"}
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+WEIGHTS = ("unet", "vae", "text_encoder")
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A Stable Diffusion folder that can be trained.
+
+    latent_CHW: shape of x_t; prediction: what the UNet predicts, "epsilon" or "v_prediction"
+    """
+
+    name: str
+    folder: Path
+    latent_CHW: tuple[int, int, int]
+    image_size: int
+    prediction: str
+
+    @property
+    def latent_size(self) -> int:
+        """Number of latent dimensions N; log-probs are means over them, so the clip range's meaning hangs on it."""
+        channels, height, width = self.latent_CHW
+        return channels * height * width
+
+
+def find(name: str) -> BaseModel:
+    """Locate a model by built-in name, folder or hub name and check its kind; raises BaseModelError with the reason."""
+    folder = BUILT_IN.get(name) or Path(name).expanduser()
+    if not folder.is_dir():
+        folder = _download(name)
+    index = _json(folder, "model_index.json", name)
+    _check_kind(index, name)
+    scheduler = _json(folder, "scheduler/scheduler_config.json", name)
+    _check_prediction(scheduler, name)
+    _check_weights(folder, name)
+    unet, vae = _json(folder, "unet/config.json", name), _json(folder, "vae/config.json", name)
+    return _describe(name, folder, unet, vae, scheduler)
+
+
+def _describe(name: str, folder: Path, unet: dict[str, Any], vae: dict[str, Any], scheduler: dict[str, Any]) -> BaseModel:
+    side = int(unet["sample_size"])
+    factor = 2 ** (len(vae["block_out_channels"]) - 1)
+    prediction = scheduler.get("prediction_type", "epsilon")
+    return BaseModel(name, folder, (int(unet["in_channels"]), side, side), side * factor, prediction)
+
+
+def _download(name: str) -> Path:
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise BaseModelError(
+            f"policy.base: there is no folder {name!r}. Give a folder in diffusers' layout, a hub name like "
+            f'"stable-diffusion-v1-5/stable-diffusion-v1-5", or one that ships here: {", ".join(BUILT_IN)}.'
+        )
+    from huggingface_hub import snapshot_download
+
+    wanted = [pattern for part in PARTS for pattern in (f"{part}/*.json", f"{part}/*.txt")]
+    wanted += [f"{part}/*.safetensors" for part in WEIGHTS] + ["model_index.json"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=["*.fp16.*", "*non_ema*"]))
+    except Exception as error:  # the hub's client raises many kinds; all mean that the model cannot be had
+        raise BaseModelError(
+            f"policy.base: {name!r} is no folder here, and the hub did not give it ({type(error).__name__}: "
+            f"{str(error).splitlines()[0]}). Check the name and the network, or download it and give the folder."
+        ) from error
+
+
+def _json(folder: Path, file: str, name: str) -> dict[str, Any]:
+    try:
+        return json.loads((folder / file).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BaseModelError(
+            f"policy.base: {name} is not a diffusers model: {folder / file} is missing. A model folder holds "
+            f"model_index.json and {', '.join(PARTS)}; convert single-file checkpoints with diffusers first."
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BaseModelError(f"policy.base: {folder / file} is damaged: {error}.") from None
+
+
+def _check_kind(index: dict[str, Any], name: str) -> None:
+    kind = index.get("_class_name", "unknown")
+    if "transformer" in index or "Flow" in str(index.get("scheduler")):
+        raise BaseModelError(
+            f"policy.base: {name} is a {kind}, a flow-matching model (prediction type: flow). DDPO's policy is the "
+            "DDIM step of a model that predicts epsilon or v; a flow model under DDIM gives noise. Use a Stable "
+            "Diffusion 1.x or 2.x model, or a flow-matching trainer such as flow_grpo."
+        )
+    if kind != "StableDiffusionPipeline":
+        raise BaseModelError(
+            f"policy.base: {name} is a {kind}; this version trains StableDiffusionPipeline (SD 1.x, 2.x) only."
+        )
+
+
+def _check_prediction(scheduler: dict[str, Any], name: str) -> None:
+    prediction = scheduler.get("prediction_type", "epsilon")
+    if "Flow" in scheduler.get("_class_name", "") or prediction.startswith("flow"):
+        raise BaseModelError(
+            f"policy.base: {name} has a flow-matching scheduler (prediction type: flow). Under a DDIM policy it would "
+            "draw noise and its log-probs would mean nothing. Use a model that predicts epsilon or v."
+        )
+    if prediction not in ("epsilon", "v_prediction"):
+        raise BaseModelError(
+            f'policy.base: {name} has prediction_type "{prediction}"; the policy is defined for "epsilon" and '
+            '"v_prediction".'
+        )
+
+
+def _check_weights(folder: Path, name: str) -> None:
+    missing = [part for part in WEIGHTS if not any((folder / part).glob("*.safetensors"))]
+    if missing:
+        raise BaseModelError(
+            f"policy.base: {name} has no safetensors weights for {', '.join(missing)}. Pickled weights (.bin) are not "
+            "loaded, since they can run code; save the model again with safe_serialization=True."
+        )

@@ -1,0 +1,35 @@
+"""No wait without an end: run a block for at most so many seconds."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from ddpo.errors import DeadlineError
+
+
+@contextmanager
+def deadline(seconds: float, what: str) -> Iterator[None]:
+    """Raise DeadlineError inside the block after `seconds`.
+
+    Uses the process's alarm, so that the block runs in the main thread: a second thread that touches torch nearly
+    halves the speed of the first. Python code and system calls are interrupted; C code that never returns is not,
+    and is left to the pool, which kills the process. Outside a main thread there is no alarm and no limit here.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def expire(signum: int, frame: FrameType | None) -> None:
+        raise DeadlineError(f"{what} took more than {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -1,0 +1,145 @@
+"""The UNet as a policy: frozen base, trainable part, guidance, schedule. The same code samples and learns.
+
+Consumes latents, timesteps and embeddings; produces `Gaussian`s, and its trainable weights by name.
+Shape letters: B rows, C H W latent, L text tokens, D text width.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ddpo.base import BaseModel
+from ddpo.config import PolicyConfig
+from ddpo.errors import BaseModelError, DeliveryError, InputError
+from ddpo.mdp import Gaussian, Schedule, denoise, guide, schedule
+from ddpo.types import Policy
+from ddpo.weights import digest, unpack
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def device(name: str) -> torch.device:
+    """The device of policy.device; raises InputError where cuda is asked for and there is none."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError('policy.device is "cuda", but torch sees no GPU here. Write "auto" or "cpu".')
+    return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu"))
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Run torch on `count` CPU threads: sums are split by thread, so the count is part of the numbers."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class Denoiser:
+    """p_theta(x_{t-1} | x_t, c) with theta the LoRA matrices (fp32) or the whole UNet (fp32).
+
+    Raises BaseModelError where the UNet cannot be loaded, InputError where LoRA's targets match nothing.
+    """
+
+    def __init__(self, base: BaseModel, config: PolicyConfig, seed: int) -> None:
+        self.config = config
+        self.device = device(config.device)
+        self.schedule: Schedule = schedule(_scheduler_config(base), config.steps, config.eta).to(self.device)
+        self.unet = _load_unet(base, config).to(self.device)
+        _make_trainable(self.unet, config, seed)
+        self.trainable: dict[str, torch.nn.Parameter] = {
+            name: weight for name, weight in self.unet.named_parameters() if weight.requires_grad
+        }
+        self._forward = torch.compile(self.unet) if config.compile else self.unet
+
+    def step(self, x_BCHW: Tensor, index_B: Tensor, text_BLD: Tensor, null_BLD: Tensor) -> Gaussian:
+        """The policy at rows of any timesteps; index_B counts from the noisiest step."""
+        weight = self.config.guidance
+        if weight == 1.0:
+            output = self._predict(x_BCHW, index_B, text_BLD)
+        else:
+            pair = self._predict(x_BCHW.repeat(2, 1, 1, 1), index_B.repeat(2), torch.cat([null_BLD, text_BLD]))
+            output = guide(*pair.float().chunk(2), weight)
+        return denoise(self.schedule, output, x_BCHW, index_B)
+
+    def _predict(self, x_BCHW: Tensor, index_B: Tensor, text_BLD: Tensor) -> Tensor:
+        dtype = self.unet.dtype
+        with self._autocast():
+            return self._forward(
+                x_BCHW.to(dtype), self.schedule.timesteps_T[index_B], text_BLD.to(dtype), return_dict=False
+            )[0]
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        """Fully trained weights are fp32 and cast for each operation; LoRA's base is stored in its dtype."""
+        if self.config.train == "full" and self.config.dtype != "float32":
+            return torch.autocast(self.device.type, DTYPES[self.config.dtype])
+        return nullcontext()
+
+    def weights(self) -> dict[str, NDArray[np.float32]]:
+        """A copy of what is in the module now."""
+        return {name: weight.detach().cpu().numpy().copy() for name, weight in self.trainable.items()}
+
+    def load(self, policy: Policy) -> str:
+        """Put a policy's weights into the module and return the digest of what the module then holds."""
+        self.load_weights(unpack(policy))
+        return digest(self.weights())
+
+    def load_weights(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
+        """Replace all trainable weights; raises DeliveryError unless names and shapes match exactly."""
+        shapes = {name: tuple(weight.shape) for name, weight in self.trainable.items()}
+        if shapes != {name: array.shape for name, array in weights.items()}:
+            differing = sorted(shapes.keys() ^ weights.keys())[:3] or "shapes"
+            raise DeliveryError(f"these weights are not of this model (first difference: {differing}).")
+        with torch.no_grad():
+            for name, array in weights.items():
+                self.trainable[name].copy_(torch.tensor(array))
+
+
+def _scheduler_config(base: BaseModel) -> dict[str, Any]:
+    from diffusers import DDIMScheduler
+
+    return dict(DDIMScheduler.load_config(str(base.folder), subfolder="scheduler"))
+
+
+def _load_unet(base: BaseModel, config: PolicyConfig) -> torch.nn.Module:
+    from diffusers import UNet2DConditionModel
+
+    dtype = torch.float32 if config.train == "full" else DTYPES[config.dtype]
+    try:
+        return UNet2DConditionModel.from_pretrained(
+            str(base.folder), subfolder="unet", torch_dtype=dtype, use_safetensors=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise BaseModelError(f"policy.base: the UNet of {base.name} cannot be loaded: {error}") from error
+
+
+def _make_trainable(unet: torch.nn.Module, config: PolicyConfig, seed: int) -> None:
+    if config.train == "full":
+        unet.requires_grad_(True)
+        return
+    from peft import LoraConfig
+
+    unet.requires_grad_(False)
+    lora = LoraConfig(
+        r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=config.lora_targets,
+        init_lora_weights="gaussian",
+    )
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(seed)
+        try:
+            unet.add_adapter(lora)  # type: ignore[operator]
+        except ValueError as error:
+            raise InputError(f"policy.lora_targets = {config.lora_targets} cannot get LoRA here: {error}") from None
+    for weight in unet.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()

@@ -1,0 +1,165 @@
+"""What travels on the edges of the system: one frozen dataclass per edge, numpy only.
+
+Shape letters: B images of a chunk or batch, T denoising steps, S = T + 1 states, C H W latent channels, height and
+width, L text tokens, D text width, Y X pixels.
+
+Arrays are numpy, so that Ray hands them over without a copy and the driver needs no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Metadata = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """draw -> samplers: what to draw. `ids` number every image of the run, `seeds` fix each image's noise."""
+
+    step: int
+    ids: tuple[int, ...]
+    text: tuple[str, ...]
+    metadata: tuple[Metadata, ...]
+    seeds: tuple[int, ...]
+
+    def chunks(self, size: int) -> list[Prompts]:
+        """Cut into consecutive parts of `size` images: the unit of work, fixed by the config alone."""
+        cuts = [slice(start, start + size) for start in range(0, len(self.ids), size)]
+        return [
+            Prompts(self.step, self.ids[cut], self.text[cut], self.metadata[cut], self.seeds[cut]) for cut in cuts
+        ]
+
+
+@dataclass(frozen=True)
+class Images:
+    """samplers -> rewards: all that a reward may see. `pixels` is uint8 of shape (B, Y, X, 3)."""
+
+    ids: tuple[int, ...]
+    text: tuple[str, ...]
+    metadata: tuple[Metadata, ...]
+    pixels_BYX3: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """samplers -> learner: the steps of B denoising chains and who drew them.
+
+    version, digest: of the weights that were in the module when the chunk was drawn
+    timesteps_T:     in sampling order, high noise first
+    states_BSCHW:    x_T ... x_0, float32; states[:, i] is before step i and states[:, i + 1] after it
+    log_probs_BT:    log p_old(x_{t-1} | x_t, c), mean over the latent's dimensions, float32
+    text_BLD:        prompt embeddings, float32; null_LD is the empty prompt's, for guidance
+    """
+
+    ids: tuple[int, ...]
+    version: int
+    digest: str
+    timesteps_T: NDArray[np.int64]
+    states_BSCHW: NDArray[np.float32]
+    log_probs_BT: NDArray[np.float32]
+    text_BLD: NDArray[np.float32]
+    null_LD: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """samplers -> driver: that a chunk was drawn, by which weights, in how many seconds."""
+
+    ids: tuple[int, ...]
+    version: int
+    digest: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One chunk's three results; each is the object itself in one process and a Ray reference on a cluster."""
+
+    images: Any
+    trajectory: Any
+    receipt: Any
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """samplers -> rewards pool: the chunks of one batch, in the order of their prompts."""
+
+    prompts: Prompts
+    chunks: Sequence[Chunk]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A reward worker -> driver: one value per image, or the reason why there is none (never both)."""
+
+    ids: tuple[int, ...]
+    values: Mapping[int, float]
+    failures: Mapping[int, str]
+    info: Mapping[str, Sequence[Any]]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Scored:
+    """driver -> learner: one batch with its rewards; only floats and references.
+
+    rewards_B:  weighted sum of the parts, NaN where masked
+    parts:      reward name -> (B,) values, NaN where missing
+    masked:     image id -> reason; these images are not trained on
+    chunks:     where the trajectories are
+    seconds:    "sample" and "score", summed over workers
+    """
+
+    prompts: Prompts
+    rewards_B: NDArray[np.float64]
+    parts: Mapping[str, NDArray[np.float64]]
+    masked: Mapping[int, str]
+    chunks: Sequence[Chunk]
+    seconds: Mapping[str, float]
+
+    @property
+    def kept_B(self) -> NDArray[np.bool_]:
+        """Which images have a reward, bool (B,)."""
+        return np.array([image not in self.masked for image in self.prompts.ids])
+
+
+@dataclass(frozen=True)
+class Policy:
+    """learner -> samplers: trainable weights as one msgpack message (see ddpo.weights), with version and digest."""
+
+    version: int
+    digest: str
+    message: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Report:
+    """learner -> log: what one `update` did.
+
+    loss, approx_kl, clip_fraction: means over all trained (image, timestep) pairs of the step
+    ratio_min, ratio_max:           extremes of p / p_old
+    max_abs_log_prob_delta:         largest |log p - log p_old|
+    log_prob_delta_by_timestep:     mean |log p - log p_old| of the first minibatch, before its update: at lag 0 the
+                                    numerical noise floor, at lag k the drift of k updates
+    grad_norm:                      mean over updates, before clipping
+    """
+
+    version: int
+    lag: int
+    updates: int
+    pairs: int
+    loss: float
+    approx_kl: float
+    clip_fraction: float
+    ratio_min: float
+    ratio_max: float
+    max_abs_log_prob_delta: float
+    log_prob_delta_by_timestep: Mapping[int, float]
+    grad_norm: float
+    seconds: float

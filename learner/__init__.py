@@ -1,0 +1,1 @@
+"""Who learns: the Learner, its place on Ray, LoRA on disk, checkpoints."""

@@ -1,0 +1,165 @@
+"""Checkpoints: all that a run needs to go on as if it had never stopped.
+
+    checkpoints/000010/
+        learner.safetensors                  weights, Adam's moments
+        policies/000008.msgpack ...          the last lag + 1 policies, so that batches in flight are drawn again
+        state.json                           step, advantage statistics, counters, the run's config
+        pytorch_lora_weights.safetensors     the same weights for plain diffusers (or unet/, fully trained)
+        manifest.json                        sha256 of every file above
+
+Written under another name and renamed when complete, so a checkpoint is whole or not there. Random choices are keyed
+by (seed, step), so there is no generator's state to keep.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from ddpo.base import BaseModel
+from ddpo.config import Run, plain
+from ddpo.errors import CheckpointError
+from ddpo.types import Policy
+from ddpo.weights import read
+from learner import lora
+
+FORMAT = "ddpo-checkpoint/1"
+MANIFEST = "manifest.json"
+
+# Tables and keys that change no number of the run; a checkpoint may be resumed with other values of them.
+FREE = ("name", "steps", "checkpoints", "images", "wandb", "ray")
+FREE_IN_ROLES = ("count", "workers", "cpus", "gpus", "timeout")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was read and proven."""
+
+    step: int
+    learner: dict[str, NDArray[Any]]
+    policies: list[Policy]
+    advantage: dict[str, list[float]]
+    counters: dict[str, Any]
+
+
+def save(
+    folder: Path, step: int, arrays: dict[str, NDArray[Any]], policies: Sequence[Policy],
+    state: Mapping[str, Any], run: Run, base: BaseModel,
+) -> Path:
+    """Write checkpoints/STEP; `state` holds "advantage" and "counters". Leaves nothing behind where it fails."""
+    target = folder / f"{step:06d}"
+    partial = folder / f".partial-{step:06d}"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        (partial / "policies").mkdir(parents=True)
+        _write(partial, arrays, policies, {**state, "step": step}, run, base)
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def _write(
+    folder: Path, arrays: dict[str, NDArray[Any]], policies: Sequence[Policy], state: Mapping[str, Any],
+    run: Run, base: BaseModel,
+) -> None:
+    save_file(arrays, folder / "learner.safetensors")
+    for policy in policies:
+        (folder / "policies" / f"{policy.version:06d}.msgpack").write_bytes(policy.message)
+    weights = {key.removeprefix("weights/"): value for key, value in arrays.items() if key.startswith("weights/")}
+    lora.save(weights, run.policy, base, folder)
+    (folder / "state.json").write_text(json.dumps({"format": FORMAT, "run": plain(run), **state}, indent=1))
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    sums = {str(path.relative_to(folder)): _sum(path) for path in files}
+    (folder / MANIFEST).write_text(json.dumps(sums, indent=1))
+    for path in [*files, folder / MANIFEST]:
+        _sync(path)
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints."""
+    for path in steps(folder)[:-keep]:
+        shutil.rmtree(path)
+
+
+def steps(folder: Path) -> list[Path]:
+    """All complete checkpoints, oldest first; what a crash left half-written has another name and is no candidate."""
+    return sorted(path for path in folder.glob("[0-9]*") if (path / MANIFEST).is_file())
+
+
+def load(path: Path, run: Run) -> Checkpoint:
+    """Read and prove one checkpoint; raises CheckpointError with the reason and the one before it, if any."""
+    try:
+        _check_files(path)
+        state = json.loads((path / "state.json").read_text())
+        _check_origin(state, run)
+    except CheckpointError as error:
+        before = [other.name for other in steps(path.parent) if other.name < path.name]
+        offer = f" The one before it is {before[-1]}: `--resume {before[-1]}` goes on from there." if before else ""
+        raise CheckpointError(f"checkpoint {path}: {error}{offer}") from None
+    policies = [read(file.read_bytes()) for file in sorted((path / "policies").iterdir())]
+    learner = load_file(path / "learner.safetensors")
+    return Checkpoint(state["step"], learner, policies, state["advantage"], state["counters"])
+
+
+def _check_files(path: Path) -> None:
+    if not (path / MANIFEST).is_file():
+        raise CheckpointError("there is no complete checkpoint here (no manifest.json).")
+    try:
+        sums = json.loads((path / MANIFEST).read_text())
+        items = dict(sums).items()
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"it is damaged: manifest.json cannot be read ({error}).") from None
+    for name, expected in items:
+        if not (path / name).is_file():
+            raise CheckpointError(f"it is damaged: {name} is missing.")
+        if _sum(path / name) != expected:
+            raise CheckpointError(f"it is damaged: {name} is not what was written (its sha256 differs).")
+
+
+def _check_origin(state: Mapping[str, Any], run: Run) -> None:
+    if state.get("format") != FORMAT:
+        raise CheckpointError(f"its format is {state.get('format')!r}; this program reads {FORMAT!r}.")
+    theirs, ours = _facts(state["run"]), _facts(plain(run))
+    differing = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
+    if differing:
+        shown = ", ".join(f"{key} = {theirs.get(key)!r} there, {ours.get(key)!r} now" for key in differing[:4])
+        raise CheckpointError(
+            f"it is of another run ({shown}): going on would mix two configurations and no longer be either. "
+            "Resume with the config it was made with, or start a new run under another name."
+        )
+
+
+def _facts(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that the numbers depend on, flattened."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in FREE:
+            flat |= _flatten(key, value)
+    return {key: value for key, value in flat.items() if key.rpartition(".")[2] not in FREE_IN_ROLES}
+
+
+def _flatten(key: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        return {key: value}
+    return {k: v for inner, part in value.items() for k, v in _flatten(f"{key}.{inner}", part).items()}

@@ -1,0 +1,210 @@
+"""The Learner: turns trajectories and advantages into a better policy.
+
+Consumes trajectories, advantages and which images count; produces a `Report` and the next `Policy`; waits for nothing.
+A plain class; the group makes it a Ray actor or calls it in this process.
+
+Shape letters: B images of the batch, T denoising steps, S = T + 1 states, C H W latent, L D text, P pairs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ddpo.base import BaseModel
+from ddpo.config import Run, trained_timesteps
+from ddpo.denoiser import Denoiser, threads
+from ddpo.errors import DdpoError, DeliveryError
+from ddpo.objective import OBJECTIVES, Tally
+from ddpo.types import Policy, Report, Trajectory
+from ddpo.weights import pack
+
+SHUFFLE = 2  # the learner's stream of random numbers; actors.prompts has 0 and 1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """All trajectories of a step side by side, on the learner's device."""
+
+    states_BSCHW: Tensor
+    log_probs_BT: Tensor
+    text_BLD: Tensor
+    null_LD: Tensor
+    advantages_B: Tensor
+
+
+class Learner:
+    """theta, and the gradient ascent on E[A p_theta / p_old].
+
+    Every random choice is keyed by (seed, step, inner epoch), so a resumed learner needs no generator's state.
+    """
+
+    def __init__(self, run: Run, base: BaseModel) -> None:
+        self.run, self.step = run, 0
+        self.denoiser = Denoiser(base, run.policy, run.seed)
+        if run.learner.gradient_checkpointing:
+            self.denoiser.unet.enable_gradient_checkpointing()  # type: ignore[operator]
+            self.denoiser.unet.train()
+        options, weights = run.learner, self.denoiser.trainable.values()
+        self.optimizer = torch.optim.AdamW(
+            weights, options.lr, (options.beta1, options.beta2), options.epsilon, options.weight_decay
+        )
+        self.known: deque[tuple[int, str]] = deque(maxlen=run.lag + 1)
+        self._publish()
+
+    def update(
+        self, trajectories: Sequence[Trajectory], advantages_B: NDArray[np.float64], kept_B: NDArray[np.bool_]
+    ) -> Report:
+        """Learn from one batch, whose images come in the order of their ids, and publish the next policy.
+
+        Images that are not kept are left out of every sum. Raises DeliveryError for a trajectory that was not drawn
+        by a policy published within the last `lag` steps.
+        """
+        start = time.perf_counter()
+        lag = self._proven_lag(trajectories)
+        batch = self._batch(trajectories, advantages_B)
+        tally, norms = Tally(self.run.learner.clip), []
+        with threads(self.run.learner.threads):
+            for epoch in range(self.run.learner.inner_epochs):
+                for pairs in self._minibatches(epoch, kept_B):
+                    norms.append(self._minibatch(batch, pairs, tally, first=not norms))
+        self.step += 1
+        self._publish()
+        return self._report(tally, norms, lag, time.perf_counter() - start)
+
+    def policy(self) -> Policy:
+        """The newest published policy."""
+        return self._policy
+
+    def _publish(self) -> None:
+        self._policy = pack(self.denoiser.weights(), self.step)
+        self.known.append((self.step, self._policy.digest))
+
+    def _proven_lag(self, trajectories: Sequence[Trajectory]) -> int:
+        for trajectory in trajectories:
+            if (trajectory.version, trajectory.digest) not in self.known:
+                known = ", ".join(f"{version} ({digest[:12]})" for version, digest in self.known)
+                raise DeliveryError(
+                    f"images {trajectory.ids[0]}..{trajectory.ids[-1]} were drawn by weights {trajectory.digest[:12]} "
+                    f"as version {trajectory.version}; published within lag {self.run.lag} are: {known}. A sampler "
+                    "did not load what it was sent, or the batch is too old; learning from it would be silently wrong."
+                )
+        return self.step - min(trajectory.version for trajectory in trajectories)
+
+    def _batch(self, trajectories: Sequence[Trajectory], advantages_B: NDArray[np.float64]) -> Batch:
+        timesteps = self.denoiser.schedule.timesteps_T.cpu().numpy()
+        if any(not np.array_equal(trajectory.timesteps_T, timesteps) for trajectory in trajectories):
+            raise DeliveryError("a trajectory was drawn on other timesteps than the learner's; its log-probs are no "
+                                "ratio's denominator. Sampler and learner must read the same scheduler config.")
+        joined = [
+            torch.tensor(np.concatenate([getattr(trajectory, name) for trajectory in trajectories]))
+            for name in ("states_BSCHW", "log_probs_BT", "text_BLD")
+        ]
+        limit = self.run.advantage.clip
+        clipped = torch.tensor(advantages_B.clip(-limit, limit), dtype=torch.float32)
+        null = torch.tensor(trajectories[0].null_LD)
+        device = self.denoiser.device
+        return Batch(joined[0].to(device), joined[1].to(device), joined[2].to(device), null.to(device), clipped.to(device))
+
+    def _minibatches(self, epoch: int, kept_B: NDArray[np.bool_]) -> Iterator[NDArray[np.int64]]:
+        """Pairs (image, step index) of each minibatch, shape (P, 2); all its trained timesteps, image by image."""
+        stream = np.random.Generator(
+            np.random.Philox(key=[self.run.seed, SHUFFLE], counter=[self.step, epoch, 0, 0])
+        )
+        size, trained = self.run.learner.minibatch, trained_timesteps(self.run)
+        order = stream.permutation(len(kept_B))
+        stochastic = np.array(self.denoiser.schedule.stochastic_T)
+        chosen = {image: np.sort(stream.permutation(stochastic)[:trained]) for image in order}
+        for start in range(0, len(order), size):
+            images = [image for image in order[start : start + size] if kept_B[image]]
+            if images:
+                yield np.array([(image, index) for image in images for index in chosen[image]])
+
+    def _minibatch(self, batch: Batch, pairs_P2: NDArray[np.int64], tally: Tally, first: bool) -> float:
+        """One optimizer update; gradients are summed over micro-batches and divided by the number of pairs."""
+        size = self.run.learner.micro_batch
+        for start in range(0, len(pairs_P2), size):
+            self._micro_batch(batch, torch.tensor(pairs_P2[start : start + size]), len(pairs_P2), tally, first)
+        norm = torch.nn.utils.clip_grad_norm_(self.denoiser.trainable.values(), self.run.learner.max_grad_norm)
+        if not bool(torch.isfinite(norm)):
+            raise DdpoError(
+                f"the gradient of step {self.step + 1} is {float(norm)}; the weights were left as they were. A smaller "
+                "learner.lr, or policy.dtype = \"bfloat16\" instead of float16, usually cures it."
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(norm)
+
+    def _micro_batch(self, batch: Batch, pairs_P2: Tensor, total: int, tally: Tally, first: bool) -> None:
+        image_P, index_P = pairs_P2.to(self.denoiser.device).unbind(1)
+        text_PLD = batch.text_BLD[image_P]
+        gaussian = self.denoiser.step(
+            batch.states_BSCHW[image_P, index_P], index_P, text_PLD, batch.null_LD.expand_as(text_PLD)
+        )
+        log_prob_P = gaussian.log_prob(batch.states_BSCHW[image_P, index_P + 1])
+        old_P = batch.log_probs_BT[image_P, index_P]
+        objective = OBJECTIVES[self.run.learner.algorithm]
+        loss_P = objective(log_prob_P, old_P, batch.advantages_B[image_P], self.run.learner.clip)
+        (loss_P.sum() / total).backward()
+        tally.add(loss_P, log_prob_P, old_P)
+        if first:
+            timesteps = self.denoiser.schedule.timesteps_T[index_P].tolist()
+            tally.add_first(timesteps, (log_prob_P - old_P).detach())
+
+    def _report(self, tally: Tally, norms: list[float], lag: int, seconds: float) -> Report:
+        return Report(
+            version=self.step, lag=lag, updates=len(norms), pairs=tally.pairs, loss=tally.loss / tally.pairs,
+            approx_kl=tally.kl / tally.pairs, clip_fraction=tally.clipped / tally.pairs, ratio_min=tally.ratio_min,
+            ratio_max=tally.ratio_max, max_abs_log_prob_delta=tally.max_delta,
+            log_prob_delta_by_timestep=tally.delta_by_timestep(), grad_norm=sum(norms) / len(norms), seconds=seconds,
+        )
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Everything that learns, as named arrays: weights, Adam's moments and its count of updates."""
+        arrays: dict[str, NDArray[Any]] = {f"weights/{name}": w for name, w in self.denoiser.weights().items()}
+        for name, weight in self.denoiser.trainable.items():
+            for moment, value in self.optimizer.state.get(weight, {}).items():
+                arrays[f"{moment}/{name}"] = value.detach().cpu().numpy().copy()
+        return arrays
+
+    def restore(self, step: int, arrays: dict[str, NDArray[Any]], known: Sequence[tuple[int, str]]) -> None:
+        """Stand where `state` was taken, after `step` steps; `known` are the policies in flight, oldest first."""
+        groups: dict[str, dict[str, NDArray[Any]]] = {}
+        for key, array in arrays.items():
+            kind, _, name = key.partition("/")
+            groups.setdefault(kind, {})[name] = array
+        self.denoiser.load_weights(groups.pop("weights"))
+        for name, weight in self.denoiser.trainable.items():
+            moments = {kind: torch.tensor(named[name]) for kind, named in groups.items() if name in named}
+            if moments:
+                self.optimizer.state[weight] = {
+                    kind: value if kind == "step" else value.to(weight.device) for kind, value in moments.items()
+                }
+        self.step = step
+        self._policy = pack(self.denoiser.weights(), step)
+        self.known = deque(known, maxlen=self.run.lag + 1)
+
+
+class LocalLearner:
+    """The Learner in this process, under the main loop's verbs."""
+
+    def __init__(self, run: Run, base: BaseModel) -> None:
+        self.learner = Learner(run, base)
+        self.policy, self.state, self.restore = self.learner.policy, self.learner.state, self.learner.restore
+
+    @property
+    def step(self) -> int:
+        """Batches learned from."""
+        return self.learner.step
+
+    def update(self, scored: Any, advantages_B: NDArray[np.float64]) -> Report:
+        """Learn from a scored batch whose chunks are the objects themselves."""
+        return self.learner.update([chunk.trajectory for chunk in scored.chunks], advantages_B, scored.kept_B)

@@ -1,0 +1,108 @@
+"""The learner on Ray: one actor, rebuilt from its last state where it dies.
+
+Consumes scored batches of references, produces reports and policies; waits, with a deadline, for the update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+from ddpo.base import BaseModel
+from ddpo.config import Run
+from ddpo.errors import DdpoError, DeadlineError, WorkerError
+from ddpo.source import fingerprint
+from ddpo.types import Policy, Report, Scored
+from learner.learner import Learner
+
+REBUILDS = 3  # deaths within one step before the run gives up
+
+
+class LearnerActor(Learner):
+    """A Learner that fetches its trajectories itself, so that they never pass through the driver."""
+
+    def learn(
+        self, trajectories: list[Any], advantages_B: NDArray[np.float64], kept_B: NDArray[np.bool_]
+    ) -> tuple[Report, Policy, dict[str, NDArray[Any]]]:
+        """Update; returns the report, the next policy and the state to rebuild from."""
+        report = self.update(ray.get(trajectories), advantages_B, kept_B)
+        return report, self.policy(), self.state()
+
+    def start(self) -> tuple[str, int, Policy, dict[str, NDArray[Any]]]:
+        """Fingerprint, step, policy and state as they stand."""
+        return fingerprint(), self.step, self.policy(), self.state()
+
+
+class RayLearner:
+    """The main loop's learner; keeps references to the last state, the policies in flight and the current step."""
+
+    def __init__(self, run: Run, base: BaseModel, environment: dict[str, Any]) -> None:
+        self.run, self.base, self.environment = run, base, environment
+        self.step = 0
+        self.known: list[tuple[int, str]] = []
+        self.actor = self._start()
+        *self.started, self._policy, self._state = self.actor.start.options(num_returns=4).remote()
+
+    def _start(self) -> Any:
+        options = {
+            "name": f"learner-{self.step}-{id(self)}", "num_cpus": self.run.learner.cpus,
+            "num_gpus": self.run.learner.gpus, "runtime_env": self.environment,
+        }
+        return ray.remote(LearnerActor).options(**options).remote(self.run, self.base)
+
+    def policy(self) -> Policy:
+        """The newest policy."""
+        return self._get(self._policy)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Weights and moments, as in Learner.state."""
+        return self._get(self._state)
+
+    def restore(self, step: int, arrays: dict[str, NDArray[Any]], known: Sequence[tuple[int, str]]) -> None:
+        """Stand where the state was taken."""
+        self.step, self.known, self._state = step, list(known), ray.put(arrays)
+        self._get(self.actor.restore.remote(step, self._state, self.known))
+        _, _, self._policy, self._state = self.actor.start.options(num_returns=4).remote()
+
+    def update(self, scored: Scored, advantages_B: NDArray[np.float64]) -> Report:
+        """Learn from a batch; where the actor dies, rebuild it and learn from the same batch again."""
+        trajectories = [chunk.trajectory for chunk in scored.chunks]
+        for attempt in range(REBUILDS):
+            if attempt:
+                self._rebuild()
+            call = self.actor.learn.options(num_returns=3, name=f"learn step {self.step + 1}")
+            report, policy, state = call.remote(trajectories, advantages_B, scored.kept_B)
+            try:
+                answer: Report = self._get(report)
+            except RayActorError as error:
+                cause = error
+                continue
+            self._published(answer, policy, state)
+            return answer
+        raise WorkerError(f"the learner died {REBUILDS} times in step {self.step + 1}: {cause}. `--resume` goes on from "
+                          "the last checkpoint once the cause is mended.")
+
+    def _published(self, report: Report, policy: Any, state: Any) -> None:
+        self.step, self._policy, self._state = report.version, policy, state
+        newest: Policy = self._get(policy)
+        self.known = [*self.known, (newest.version, newest.digest)][-(self.run.lag + 1) :]
+
+    def _rebuild(self) -> None:
+        self.actor = self._start()
+        self._get(self.actor.restore.remote(self.step, self._state, self.known))
+
+    def _get(self, reference: Any) -> Any:
+        try:
+            return ray.get(reference, timeout=self.run.learner.timeout)
+        except RayTaskError as error:
+            raise (error.cause if isinstance(error.cause, DdpoError) else WorkerError(str(error))) from None
+        except GetTimeoutError:
+            raise DeadlineError(
+                f"the learner did not finish step {self.step + 1} within learner.timeout = {self.run.learner.timeout:g} "
+                "s. Raise it if the step is that long (`--check` prints its arithmetic)."
+            ) from None

@@ -1,0 +1,46 @@
+"""From the scores of every part to the reward of every image.
+
+Consumes `Rollouts`, receipts and each part's `Scores`, produces `Scored`; waits for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ddpo.config import RewardConfig
+from ddpo.errors import RewardError
+from ddpo.types import Receipt, Rollouts, Scored, Scores
+
+
+def combine(
+    rollouts: Rollouts,
+    receipts: Sequence[Receipt],
+    scores: Mapping[str, Sequence[Scores]],
+    config: Mapping[str, RewardConfig],
+) -> Scored:
+    """r = sum of weight * part; an image that lacks any part is masked with the reason.
+
+    Raises RewardError where every image of the batch lacks its reward: that is a broken reward, not bad luck.
+    """
+    ids = rollouts.prompts.ids
+    masked = {image: why for parts in scores.values() for part in parts for image, why in part.failures.items()}
+    if len(masked) == len(ids):
+        raise RewardError(
+            f"no image of step {rollouts.prompts.step} got a reward, so there is nothing to learn from. "
+            f"First reason: {masked[ids[0]]}"
+        )
+    parts = {name: _in_order(ids, chunks) for name, chunks in scores.items()}
+    total = sum((config[name].weight * values for name, values in parts.items()), np.zeros(len(ids)))
+    total[[image in masked for image in ids]] = np.nan
+    seconds = {
+        "sample": sum(receipt.seconds for receipt in receipts),
+        "score": sum(part.seconds for chunks in scores.values() for part in chunks),
+    }
+    return Scored(rollouts.prompts, total, parts, masked, rollouts.chunks, seconds)
+
+
+def _in_order(ids: Sequence[int], chunks: Sequence[Scores]) -> np.ndarray:
+    values = {image: value for chunk in chunks for image, value in chunk.values.items()}
+    return np.array([values.get(image, np.nan) for image in ids])
