@@ -3,7 +3,7 @@
     checkpoints/000010/
         learner.safetensors                  weights, Adam's moments
         policies/000008.msgpack ...          the last lag + 1 policies, so that batches in flight are drawn again
-        state.json                           step, advantage statistics, counters, the run's config
+        state.json                           step, advantage statistics, the run's config
         pytorch_lora_weights.safetensors     the same weights for plain diffusers (or unet/, fully trained)
         manifest.json                        sha256 of every file above
 
@@ -48,20 +48,19 @@ class Checkpoint:
     learner: dict[str, NDArray[Any]]
     policies: list[Policy]
     advantage: dict[str, list[float]]
-    counters: dict[str, Any]
 
 
 def save(
     folder: Path, step: int, arrays: dict[str, NDArray[Any]], policies: Sequence[Policy],
-    state: Mapping[str, Any], run: Run, base: BaseModel,
+    advantage: Mapping[str, list[float]], run: Run, base: BaseModel,
 ) -> Path:
-    """Write checkpoints/STEP; `state` holds "advantage" and "counters". Leaves nothing behind where it fails."""
+    """Write checkpoints/STEP and return its path; leaves nothing behind where it fails."""
     target = folder / f"{step:06d}"
     partial = folder / f".partial-{step:06d}"
     shutil.rmtree(partial, ignore_errors=True)
     try:
         (partial / "policies").mkdir(parents=True)
-        _write(partial, arrays, policies, {**state, "step": step}, run, base)
+        _write(partial, arrays, policies, {"step": step, "advantage": advantage}, run, base)
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
     finally:
@@ -119,7 +118,7 @@ def load(path: Path, run: Run) -> Checkpoint:
         raise CheckpointError(f"checkpoint {path}: {error}{offer}") from None
     policies = [read(file.read_bytes()) for file in sorted((path / "policies").iterdir())]
     learner = load_file(path / "learner.safetensors")
-    return Checkpoint(state["step"], learner, policies, state["advantage"], state["counters"])
+    return Checkpoint(state["step"], learner, policies, state["advantage"])
 
 
 def _check_files(path: Path) -> None:

@@ -20,6 +20,7 @@ from ddpo.source import fingerprint
 from ddpo.types import Policy, Report, Scored
 from learner.learner import Learner
 
+State = dict[str, NDArray[Any]]
 REBUILDS = 3  # deaths within one step before the run gives up
 
 
@@ -28,14 +29,18 @@ class LearnerActor(Learner):
 
     def learn(
         self, trajectories: list[Any], advantages_B: NDArray[np.float64], kept_B: NDArray[np.bool_]
-    ) -> tuple[Report, Policy, dict[str, NDArray[Any]]]:
+    ) -> tuple[Report, Policy, State | None]:
         """Update; returns the report, the next policy and the state to rebuild from."""
         report = self.update(ray.get(trajectories), advantages_B, kept_B)
-        return report, self.policy(), self.state()
+        return report, self.policy(), self.small_state()
 
-    def start(self) -> tuple[str, int, Policy, dict[str, NDArray[Any]]]:
-        """Fingerprint, step, policy and state as they stand."""
-        return fingerprint(), self.step, self.policy(), self.state()
+    def small_state(self) -> State | None:
+        """LoRA's state, a few MB, after every step; a whole UNet's, over 10 GB for SD, only where it is asked for."""
+        return self.state() if self.run.policy.train == "lora" else None
+
+    def start(self) -> tuple[str, Policy, State | None]:
+        """Fingerprint, policy and state as they stand."""
+        return fingerprint(), self.policy(), self.small_state()
 
 
 class RayLearner:
@@ -46,7 +51,7 @@ class RayLearner:
         self.step = 0
         self.known: list[tuple[int, str]] = []
         self.actor = self._start()
-        *self.started, self._policy, self._state = self.actor.start.options(num_returns=4).remote()
+        self.started, self._policy, self._state = self.actor.start.options(num_returns=3).remote()
 
     def _start(self) -> Any:
         options = {
@@ -59,15 +64,15 @@ class RayLearner:
         """The newest policy."""
         return self._get(self._policy)
 
-    def state(self) -> dict[str, NDArray[Any]]:
+    def state(self) -> State:
         """Weights and moments, as in Learner.state."""
-        return self._get(self._state)
+        return self._get(self._state) or self._get(self.actor.state.remote())
 
-    def restore(self, step: int, arrays: dict[str, NDArray[Any]], known: Sequence[tuple[int, str]]) -> None:
+    def restore(self, step: int, arrays: State, known: Sequence[tuple[int, str]]) -> None:
         """Stand where the state was taken."""
         self.step, self.known, self._state = step, list(known), ray.put(arrays)
         self._get(self.actor.restore.remote(step, self._state, self.known))
-        _, _, self._policy, self._state = self.actor.start.options(num_returns=4).remote()
+        _, self._policy, self._state = self.actor.start.options(num_returns=3).remote()
 
     def update(self, scored: Scored, advantages_B: NDArray[np.float64]) -> Report:
         """Learn from a batch; where the actor dies, rebuild it and learn from the same batch again."""
@@ -93,6 +98,11 @@ class RayLearner:
         self.known = [*self.known, (newest.version, newest.digest)][-(self.run.lag + 1) :]
 
     def _rebuild(self) -> None:
+        if self._get(self._state) is None:
+            raise WorkerError(
+                f"the learner died in step {self.step + 1}. With policy.train = \"full\" its state is kept in checkpoints "
+                "only, since it is several times the model's size: `--resume` goes on from the last one."
+            )
         self.actor = self._start()
         self._get(self.actor.restore.remote(self.step, self._state, self.known))
 

@@ -1,0 +1,110 @@
+"""The command line: `ddpo`, equally `python -m deploy`.
+
+Exit codes: 0 done, 2 wrong input, 1 anything else, 130 interrupted. No torch is imported before a command needs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from ddpo import __version__
+from ddpo.errors import DdpoError, InputError, Interrupted
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ddpo", description="Fine-tune a text-to-image diffusion model on a reward (DDPO), on Ray or in one process."
+    )
+    parser.add_argument("--version", action="version", version=f"ddpo {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_train(commands)
+    _add_sample(commands)
+    commands.add_parser("recipes", help="list the recipes that ship with the program")
+    return parser
+
+
+def _add_train(commands: argparse._SubParsersAction) -> None:
+    train = commands.add_parser("train", help="run a recipe or run file")
+    train.add_argument("recipe", metavar="RUN.toml", help="a recipe's name or a run file")
+    train.add_argument("overrides", nargs="*", metavar="table.key=value", help="change the run, e.g. learner.lr=1e-4")
+    train.add_argument("--check", action="store_true", help="print the resolved run and its arithmetic, then stop")
+    train.add_argument("--resume", nargs="?", const="", metavar="STEP",
+                       help="go on from the newest whole checkpoint of this run, or from that of STEP")
+    train.add_argument("--in-process", action="store_true", help="everything in this process, without Ray")
+    train.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where run folders are (runs)")
+
+
+def _add_sample(commands: argparse._SubParsersAction) -> None:
+    sample = commands.add_parser("sample", help="draw pictures with a checkpoint")
+    sample.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a checkpoint, or a run folder (its newest)")
+    sample.add_argument("prompts", nargs="+", metavar="PROMPT", help='for example "a cat"')
+    sample.add_argument("--out", type=Path, default=Path("samples"), metavar="FOLDER", help="where to (samples)")
+    sample.add_argument("--seed", type=int, default=0, help="of the first image (0)")
+    sample.add_argument("--count", type=int, default=1, help="images per prompt (1)")
+    sample.add_argument("--steps", type=int, default=None, help="denoising steps (those of the run)")
+
+
+def _train(options: argparse.Namespace) -> None:
+    from deploy.prepare import prepare, render
+    from deploy.recipes import find
+
+    overrides = list(options.overrides)
+    if options.resume and not options.resume.isdigit():  # `--resume learner.lr=1` takes the override for a step
+        overrides, options.resume = [*overrides, options.resume], ""
+    prepared = prepare(find(options.recipe, overrides))
+    if options.check:
+        print(render(prepared))
+        return
+    from deploy.train import train
+
+    folder = train(prepared, options.runs, options.resume, options.in_process)
+    print(f"\nReport: {folder.path / 'report.html'}")
+
+
+def _sample(options: argparse.Namespace) -> None:
+    from deploy.sample import sample
+
+    for path in sample(options.checkpoint, options.prompts, options.out, options.seed, options.count, options.steps):
+        print(path)
+
+
+def _recipes(options: argparse.Namespace) -> None:
+    from deploy.recipes import names, summary
+
+    width = max(len(name) for name in names())
+    for name in names():
+        print(f"{name:<{width}}  {summary(name)}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    from deploy.cluster import QUIET
+    from ddpo.source import check_root
+
+    options = _parser().parse_args(arguments)
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        check_root()
+        {"train": _train, "sample": _sample, "recipes": _recipes}[options.command](options)
+    except Interrupted as error:
+        return _end(str(error), 130)
+    except KeyboardInterrupt:
+        return _end("interrupted.", 130)
+    except InputError as error:
+        return _end(str(error), 2)
+    except DdpoError as error:
+        return _end(str(error), 1)
+    return 0
+
+
+def _end(message: str, code: int) -> int:
+    print(f"ddpo: {message}", file=sys.stderr, flush=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""Ray: join the cluster that is there, or start one on this machine for the time of the run.
+
+Consumes a `Run`, produces the three pools; waits, with a deadline, for the cluster and for room on it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ddpo.config import Run
+from ddpo.errors import DeadlineError, InputError, WorkerError
+from ddpo.source import fingerprint
+from deploy.prepare import Prepared
+
+QUIET = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONWARNINGS": "ignore",
+}
+
+
+def thread_settings(count: int) -> dict[str, str]:
+    """Environment for torch, set before it is imported. Idle threads sleep: spinning ones take the core from the
+    neighbour process and make it up to twenty times slower."""
+    return {"OMP_NUM_THREADS": str(count), "MKL_NUM_THREADS": str(count), "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+@contextmanager
+def connected(run: Run) -> Iterator[None]:
+    """A Ray cluster for the block; one that was started here is stopped with everything on it."""
+    address = run.ray.address or os.environ.get("RAY_ADDRESS", "")
+    if not address:
+        os.environ.update(_private())
+    import ray
+
+    try:
+        _join(address) if address else _start(run)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _private() -> dict[str, str]:
+    """A cluster of our own admits nobody else: a token that only this run's processes know, and that no file holds."""
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+
+
+def _start(run: Run) -> None:
+    import ray
+
+    ray.init(
+        address="local", num_cpus=max(os.cpu_count() or 1, _cpus(run)), include_dashboard=run.ray.dashboard,
+        log_to_driver=False, configure_logging=True, logging_level="ERROR", _node_ip_address="127.0.0.1",
+    )
+
+
+def _join(address: str) -> None:
+    import ray
+
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"no Ray cluster answers at {address!r} ({type(error).__name__}: {str(error).splitlines()[0]}). Check "
+            "ray.address (or RAY_ADDRESS) and the token (RAY_AUTH_MODE, RAY_AUTH_TOKEN), or leave both out to start a "
+            "cluster on this machine."
+        ) from error
+
+
+def _cpus(run: Run) -> int:
+    rewards = sum(reward.workers * reward.cpus for reward in run.rewards.values())
+    return int(run.actors.count * run.actors.cpus + rewards + run.learner.cpus + 0.999)
+
+
+def pools(prepared: Prepared) -> tuple[Any, Any, Any]:
+    """Samplers, rewards and learner on the connected cluster, started and running this very code."""
+    from actors.ray_pool import RaySamplers
+    from learner.ray_group import RayLearner
+    from rewards.ray_pool import RayRewards
+
+    run, base = prepared.run, prepared.base
+    learner = RayLearner(run, base, _environment(run.learner.threads))
+    samplers = RaySamplers(run, base, _environment(run.actors.threads))
+    rewards = RayRewards(run, prepared.reward_sources, _environment(1))
+    _await_start(run, {"sampler": samplers.started, "reward worker": rewards.started, "learner": [learner.started]})
+    return samplers, rewards, learner
+
+
+def _environment(threads: int) -> dict[str, Any]:
+    return {"env_vars": {**QUIET, **thread_settings(threads)}}
+
+
+def _await_start(run: Run, started: dict[str, list[Any]]) -> None:
+    import ray
+
+    references = [reference for group in started.values() for reference in group]
+    _, missing = ray.wait(references, num_returns=len(references), timeout=run.ray.timeout)
+    if missing:
+        waiting = [f"{sum(r in missing for r in group)} of {len(group)} {role}s" for role, group in started.items()]
+        raise DeadlineError(
+            f"after ray.timeout = {run.ray.timeout:g} s the cluster has not started {', '.join(waiting)}. It has "
+            f"{_resources(ray.cluster_resources())}, free now {_resources(ray.available_resources())}. Add nodes, or "
+            "lower actors.count, rewards.NAME.workers, or the cpus and gpus they reserve."
+        )
+    from rewards.ray_pool import fetch
+
+    if set(fetch(references, run.ray.timeout)) != {fingerprint()}:
+        raise WorkerError(
+            "a worker runs other sources than this driver: its node has another version of the program, and results "
+            "would mix both. Bring all nodes to one version (on a cluster: ray job submit --working-dir .)."
+        )
+
+
+def _resources(table: dict[str, float]) -> str:
+    return ", ".join(f"{table.get(kind, 0):g} {kind}" for kind in ("CPU", "GPU"))

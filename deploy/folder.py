@@ -1,0 +1,121 @@
+"""The run folder: what a run leaves on disk, each file whole or not there.
+
+    runs/NAME/
+        config.toml     the resolved run             run.json       command, versions, machine
+        metrics.jsonl   one object a step            masked.jsonl   images without a reward, and why
+        images/         grids of fixed prompts       checkpoints/   see learner.checkpoint
+        report.html     for a person                 result.json    for a program, at the end
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+
+from ddpo.config import Run, plain
+from ddpo.errors import DdpoError, InputError
+
+
+class RunFolder:
+    """Paths and writes; every failed write says which file and why."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.images, self.checkpoints = path / "images", path / "checkpoints"
+        self.metrics_file, self.masked_file = path / "metrics.jsonl", path / "masked.jsonl"
+
+    def create(self, run: Run, facts: dict[str, Any]) -> None:
+        """Make the folder and write what is known before the start; raises InputError where it cannot be written."""
+        try:
+            for folder in (self.images, self.checkpoints):
+                folder.mkdir(parents=True, exist_ok=True)
+            write(self.path / "config.toml", tomlkit.dumps(plain(run)))
+            write(self.path / "run.json", json.dumps(facts, indent=1))
+        except OSError as error:
+            raise InputError(
+                f"the run folder {self.path} cannot be written ({error.strerror}): nothing the run learns could be "
+                "kept. Free space there, or give another place with --runs FOLDER."
+            ) from error
+
+    def append(self, file: Path, record: dict[str, Any]) -> None:
+        """Add one line of JSON; NaN is an error, since no reader of JSON takes it."""
+        line = json.dumps(record, allow_nan=False) + "\n"
+        with guarded(file), file.open("a", encoding="utf-8") as stream:
+            stream.write(line)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All steps logged so far; a last line that a crash cut short is left out."""
+        return _lines(self.metrics_file)
+
+    def cut_to(self, step: int) -> None:
+        """Forget what was logged after `step`, because it is about to be done again."""
+        for file in (self.metrics_file, self.masked_file):
+            kept = [record for record in _lines(file) if record["step"] <= step]
+            if file.exists():
+                write(file, "".join(json.dumps(record) + "\n" for record in kept))
+        for grid in self.images.glob("[0-9]*.png"):
+            if int(grid.stem) > step:
+                grid.unlink()
+        for name in ("result.json",):
+            (self.path / name).unlink(missing_ok=True)
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    if not file.exists():
+        return []
+    records = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+class guarded:
+    """Turn a failed write into a message: `with guarded(path): ...`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, OSError):
+            raise DdpoError(
+                f"cannot write {self.path}: {error.strerror or error}. The run stops here, because it could not keep "
+                "what it learns; checkpoints already written are whole. Free space and use --resume."
+            ) from error
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Replace a file in one go: written beside it, then renamed."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def choose(root: Path, name: str, resume: bool) -> RunFolder:
+    """The folder of a run: the newest of its name to resume, else one that is not there yet."""
+    if resume:
+        return RunFolder(_newest(root, name))
+    path, number = root / name, 2
+    while path.exists():
+        path, number = root / f"{name}-{number}", number + 1
+    return RunFolder(path)
+
+
+def _newest(root: Path, name: str) -> Path:
+    numbered = [path for path in root.glob(f"{name}-*") if path.name.removeprefix(f"{name}-").isdigit()]
+    found = [path for path in [root / name, *numbered] if (path / "config.toml").is_file()]
+    if not found:
+        raise InputError(f"--resume: there is no run {name!r} in {root}. Start it without --resume first.")
+    return max(found, key=lambda path: int(path.name.removeprefix(name).lstrip("-") or 1))

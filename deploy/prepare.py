@@ -1,0 +1,91 @@
+"""Everything about a run that can be wrong before a model is loaded, checked in one go.
+
+Consumes a `Run`, produces `Prepared`; waits for the hub where the model is named by hub name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from actors.prompts import fixed, source
+from ddpo.base import BaseModel, find
+from ddpo.config import Run, plain, trained_timesteps
+from ddpo.errors import InputError
+from ddpo.types import Prompts
+from rewards.pool import sources
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run whose parts are all there."""
+
+    run: Run
+    base: BaseModel
+    prompts: list[str]
+    fixed: Prompts
+    reward_sources: dict[str, str]
+
+
+def prepare(run: Run) -> Prepared:
+    """Find model, prompts and reward files; raises one InputError that tells of all that is wrong."""
+    problems: list[str] = []
+    base = _attempt(lambda: find(run.policy.base), problems)
+    prompts = _attempt(lambda: source(run.prompts), problems)
+    rewards = _attempt(lambda: sources(run), problems)
+    shown = run.images.prompts or (prompts or [])[: run.images.count]
+    if base and prompts:
+        _attempt(lambda: _check_lengths(base, [*prompts, *shown]), problems)
+    if problems or base is None or prompts is None or rewards is None:
+        raise InputError("\n".join(problems))
+    return Prepared(run, base, prompts, fixed(shown, run.images.seed), rewards)
+
+
+def _attempt(part: Callable[[], Any], problems: list[str]) -> Any:
+    try:
+        return part()
+    except InputError as error:
+        problems.append(str(error))
+        return None
+
+
+def _check_lengths(base: BaseModel, prompts: list[str]) -> None:
+    from actors.text import check_lengths, load_tokenizer
+
+    check_lengths(prompts, load_tokenizer(base))
+
+
+def arithmetic(prepared: Prepared) -> list[tuple[str, str]]:
+    """What the config amounts to: (name, value) lines for `--check`."""
+    run, base = prepared.run, prepared.base
+    images, trained = run.learner.images_per_step, trained_timesteps(run)
+    updates = images // run.learner.minibatch * run.learner.inner_epochs
+    pairs = run.learner.minibatch * trained
+    passes = 1 if run.policy.guidance == 1 else 2
+    chain = (run.policy.steps + 1) * base.latent_size * 4
+    return [
+        ("model", f"{base.name}: {base.image_size} px, latent {'x'.join(map(str, base.latent_CHW))} "
+                  f"({base.latent_size:,} dimensions), predicts {base.prediction}"),
+        ("prompts", f"{len(prepared.prompts)}, about {images / len(prepared.prompts):.2g} images of each in a step"),
+        ("images", f"{images} a step in {images // run.actors.batch} chunks of {run.actors.batch}; "
+                   f"{images * run.steps:,} reward queries in {run.steps} steps"),
+        ("sampling", f"{images * run.policy.steps * passes:,} UNet forwards a step"
+                     f" ({run.policy.steps} steps{', each with and without the prompt' if passes == 2 else ''})"),
+        ("updates", f"{updates} a step, {updates * run.steps:,} in all, each over {run.learner.minibatch} images x "
+                    f"{trained} timesteps = {pairs:,} pairs in {-(-pairs // run.learner.micro_batch)} micro-batches"),
+        ("learning", f"{images * trained * passes * run.learner.inner_epochs:,} UNet forwards and backwards a step"),
+        ("clip", f"{run.learner.clip:g} in mean log-prob is {run.learner.clip * base.latent_size:.3g} nats of the "
+                 f"joint log-prob over {base.latent_size:,} dimensions"),
+        ("trajectories", f"{chain / 1e6:.3g} MB an image, {chain * images * (run.lag + 1) / 1e6:.4g} MB in flight"),
+        ("processes", f"{run.actors.count} samplers, {sum(r.workers for r in run.rewards.values())} reward workers, "
+                      f"1 learner; batches are trained {run.lag} updates late"),
+    ]
+
+
+def render(prepared: Prepared) -> str:
+    """The resolved run as TOML, and its arithmetic."""
+    import tomlkit
+
+    lines = [f"  {name:<13}{value}" for name, value in arithmetic(prepared)]
+    return tomlkit.dumps(plain(prepared.run)) + "\nArithmetic\n" + "\n".join(lines)

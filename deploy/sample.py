@@ -1,0 +1,69 @@
+"""`ddpo sample`: draw pictures with a checkpoint, through plain diffusers, as any other program would.
+
+Consumes a checkpoint or run folder and prompts, produces PNG files.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ddpo.base import find
+from ddpo.config import Run, parse
+from ddpo.errors import InputError
+from deploy.folder import write
+from deploy.train import latest_checkpoint
+
+
+def sample(path: Path, prompts: list[str], out: Path, seed: int, count: int, steps: int | None) -> list[Path]:
+    """Draw `count` images of every prompt and return the files; the DDIM settings are those of the run."""
+    from actors.text import check_lengths
+
+    folder = latest_checkpoint(path)
+    run = parse(json.loads((folder / "state.json").read_text())["run"], [], str(folder))
+    pipe = _pipeline(folder, run)
+    check_lengths(prompts, pipe.tokenizer)
+    return [
+        _draw(pipe, prompt, out, seed + number, run, steps) for prompt in prompts for number in range(count)
+    ]
+
+
+def _pipeline(folder: Path, run: Run) -> Any:
+    import torch
+    from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+
+    from ddpo.denoiser import device
+    from learner.lora import UNET_FOLDER
+
+    pipe = StableDiffusionPipeline.from_pretrained(
+        find(run.policy.base).folder, torch_dtype=torch.float32, safety_checker=None
+    )
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
+    if run.policy.train == "full":
+        pipe.unet = UNet2DConditionModel.from_pretrained(folder, subfolder=UNET_FOLDER)
+    else:
+        pipe.load_lora_weights(folder)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(device(run.policy.device))
+
+
+def _draw(pipe: Any, prompt: str, out: Path, seed: int, run: Run, steps: int | None) -> Path:
+    import io
+
+    import torch
+
+    image = pipe(
+        prompt, num_inference_steps=steps or run.policy.steps, guidance_scale=run.policy.guidance, eta=run.policy.eta,
+        generator=torch.Generator().manual_seed(seed),
+    ).images[0]
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    name = "".join(letter if letter.isalnum() else "-" for letter in prompt)[:60].strip("-") or "image"
+    path = out / f"{name}-{seed}.png"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write(path, buffer.getvalue())
+    except OSError as error:
+        raise InputError(f"--out: {path} cannot be written: {error.strerror}.") from None
+    return path

@@ -1,0 +1,210 @@
+"""`ddpo train`: puts the rooms together, runs the main loop, keeps the run folder.
+
+Consumes a prepared run, produces the run folder; waits for the pools. Never imports torch itself where Ray does the work.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from actors.prompts import Draw
+from ddpo import loop
+from ddpo.advantage import Advantage
+from ddpo.errors import CheckpointError, Interrupted
+from ddpo.source import ROOT
+from ddpo.types import Report, Rollouts, Scored
+from deploy import cluster
+from deploy.folder import RunFolder, choose, guarded, write
+from deploy.gallery import Gallery
+from deploy.interrupt import Stop, stoppable
+from deploy.log import Progress, Wandb, record
+from deploy.prepare import Prepared
+from deploy.report import write_report
+from learner import checkpoint
+from learner.checkpoint import Checkpoint
+
+
+def train(prepared: Prepared, runs: Path, resume: str | None, in_process: bool) -> RunFolder:
+    """Run to the end, or to an interrupt; `resume` is None, "" for the newest checkpoint, or a step."""
+    folder = choose(runs, prepared.run.name, resume is not None)
+    saved = _checkpoint(folder, resume, prepared) if resume is not None else None
+    folder.create(prepared.run, _facts(in_process))
+    folder.cut_to(saved.step if saved else 0)
+    with _pools(prepared, in_process) as (samplers, rewards, learner, fetch), stoppable() as stop:
+        session = Session(prepared, folder, samplers, rewards, learner, fetch, stop)
+        session.go(saved)
+    return folder
+
+
+def _checkpoint(folder: RunFolder, resume: str | None, prepared: Prepared) -> Checkpoint | None:
+    """The checkpoint to go on from; None where the run was stopped before its first one."""
+    found = checkpoint.steps(folder.checkpoints)
+    if resume:
+        return checkpoint.load(folder.checkpoints / f"{int(resume):06d}", prepared.run)
+    return checkpoint.load(found[-1], prepared.run) if found else None
+
+
+@contextmanager
+def _pools(prepared: Prepared, in_process: bool) -> Iterator[tuple[Any, Any, Any, Any]]:
+    if in_process:
+        os.environ.update(cluster.thread_settings(max(prepared.run.actors.threads, prepared.run.learner.threads)))
+        from actors.pool import LocalSamplers
+        from learner.learner import LocalLearner
+        from rewards.pool import LocalRewards
+
+        run, base = prepared.run, prepared.base
+        rewards = LocalRewards(run, prepared.reward_sources)
+        yield LocalSamplers(run, base), rewards, LocalLearner(run, base), _here
+        return
+    with cluster.connected(prepared.run):
+        from rewards.ray_pool import fetch
+
+        patience = prepared.run.actors.timeout
+        yield *cluster.pools(prepared), lambda rollouts: fetch([c.images for c in rollouts.chunks], patience)
+
+
+def _here(rollouts: Rollouts) -> list[Any]:
+    return [chunk.images for chunk in rollouts.chunks]
+
+
+class Session:
+    """One call of `ddpo train`: from a checkpoint or the start, to the last step or an interrupt."""
+
+    def __init__(
+        self, prepared: Prepared, folder: RunFolder, samplers: Any, rewards: Any, learner: Any, fetch: Any, stop: Stop
+    ) -> None:
+        self.prepared, self.run, self.folder, self.stop = prepared, prepared.run, folder, stop
+        self.samplers, self.rewards, self.learner = samplers, rewards, learner
+        self.advantage = Advantage(self.run.advantage)
+        self.gallery = Gallery(prepared.fixed, samplers, rewards, fetch, folder)
+
+    def go(self, saved: Checkpoint | None) -> None:
+        """Restore, run the main loop, write the result."""
+        policies = saved.policies if saved else [self.learner.policy()]
+        self.policies = loop.Policies(self.run.lag, policies)
+        if saved:
+            self.learner.restore(saved.step, saved.learner, [(p.version, p.digest) for p in policies])
+            self.advantage.restore(saved.advantage)
+        self.progress, self.wandb = Progress(self.run, self.learner.step), Wandb(self.run, self.folder)
+        try:
+            self._learn(saved)
+        finally:
+            self.progress.close()
+            self.wandb.close()
+
+    def _learn(self, saved: Checkpoint | None) -> None:
+        if not saved:
+            self.gallery.request(self.learner.policy())
+        self.clock = time.perf_counter()
+        draw = Draw(self.run, self.prepared.prompts)
+        loop.run(
+            self.run.steps, draw, self.samplers, self.rewards, self.advantage, self.learner, self.policies, self.log
+        )
+        self._collect()
+        self._finish()
+
+    def log(self, scored: Scored, report: Report) -> None:
+        """Everything that happens between two steps, outside the algorithm."""
+        start = time.perf_counter()
+        step, last = report.version, report.version == self.run.steps
+        if step % self.run.images.every == 0 or last:
+            self._collect()
+            self.gallery.request(self.learner.policy())
+        if step % self.run.checkpoints.every == 0 or last or self.stop.requested:
+            self._checkpoint(step)
+        self._write_metrics(scored, report, time.perf_counter() - start)
+        if self.stop.requested and not last:
+            self._collect()
+            self._report()
+            raise Interrupted(f"stopped after step {step} of {self.run.steps}; --resume goes on from there.")
+
+    def _write_metrics(self, scored: Scored, report: Report, logging: float) -> None:
+        now = time.perf_counter()
+        total, self.clock = now - self.clock, now
+        waiting = max(0.0, total - report.seconds - logging)
+        seconds = {**scored.seconds, "learn": report.seconds, "wait": waiting, "log": logging, "total": total}
+        metrics = record(scored, report, report.version * len(scored.prompts.ids), seconds)
+        for image, reason in scored.masked.items():
+            self.folder.append(self.folder.masked_file, {"step": report.version, "image": image, "reason": reason})
+        self.folder.append(self.folder.metrics_file, metrics)
+        self.wandb.scalars(metrics)
+        self.progress.show(metrics)
+
+    def _checkpoint(self, step: int) -> None:
+        with guarded(self.folder.checkpoints):
+            checkpoint.save(
+                self.folder.checkpoints, step, self.learner.state(), list(self.policies.recent),
+                self.advantage.state(), self.run, self.prepared.base,
+            )
+            checkpoint.prune(self.folder.checkpoints, self.run.checkpoints.keep)
+
+    def _collect(self) -> None:
+        for step, grid in self.gallery.collect():
+            self.wandb.images(step, grid, self.learner.step)
+
+    def _finish(self) -> None:
+        metrics = self.folder.metrics()
+        seconds, images = sum(m["seconds"]["total"] for m in metrics), sum(m["images"] for m in metrics)
+        result = {
+            "steps": metrics[-1]["step"], "lora_digest": self.learner.policy().digest,
+            "reward_first": metrics[0]["reward_mean"], "reward_last": metrics[-1]["reward_mean"],
+            "images_trained": images, "images_masked": sum(m["images_masked"] for m in metrics),
+            "images_per_second": images / seconds, "wall_seconds": seconds,
+        }
+        with guarded(self.folder.path):
+            write(self.folder.path / "result.json", json.dumps(result, indent=1))
+        self._report()
+
+    def _report(self) -> None:
+        with guarded(self.folder.path):
+            write_report(self.folder.path)
+
+
+def _facts(in_process: bool) -> dict[str, Any]:
+    """What a reader needs to repeat the run."""
+    command = " ".join(shlex.quote(part) for part in ["ddpo", *sys.argv[1:]])
+    versions = {name: _version(name) for name in ("torch", "diffusers", "transformers", "peft", "ray")}
+    return {
+        "command": command, "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "mode": "in-process" if in_process else "ray", "ddpo_version": _version("ddpo"),
+        "python": platform.python_version(), **versions, "git_commit": _commit(),
+        "host": f"{os.cpu_count()} cores, {platform.machine()}",
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _commit() -> str:
+    call = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(call, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return done.stdout.strip() or "unknown"
+
+
+def latest_checkpoint(path: Path) -> Path:
+    """A checkpoint folder as given, or the newest of a run folder; raises CheckpointError."""
+    if (path / checkpoint.MANIFEST).is_file():
+        return path
+    found = checkpoint.steps(path / "checkpoints")
+    if not found:
+        raise CheckpointError(f"{path} is neither a checkpoint nor a run folder with one.")
+    return found[-1]
