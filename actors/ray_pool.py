@@ -36,7 +36,7 @@ class RaySamplers:
 
     def _start(self, run: Run, base: BaseModel, environment: dict[str, Any], index: int) -> Any:
         options = {
-            "name": f"sampler-{index}", "num_cpus": run.actors.cpus, "num_gpus": run.actors.gpus,
+            "name": f"{run.name}/sampler-{index}", "num_cpus": run.actors.cpus, "num_gpus": run.actors.gpus,
             "max_restarts": -1, "max_task_retries": 3, "runtime_env": environment,
         }
         return ray.remote(SamplerActor).options(**options).remote(run, base)

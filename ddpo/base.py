@@ -44,19 +44,25 @@ def find(name: str) -> BaseModel:
     if not folder.is_dir():
         folder = _download(name)
     index = _json(folder, "model_index.json", name)
-    _check_kind(index, name)
     scheduler = _json(folder, "scheduler/scheduler_config.json", name)
     _check_prediction(scheduler, name)
+    _check_kind(index, name)
     _check_weights(folder, name)
-    unet, vae = _json(folder, "unet/config.json", name), _json(folder, "vae/config.json", name)
+    unet, vae, _ = (_json(folder, f"{part}/config.json", name) for part in WEIGHTS)
     return _describe(name, folder, unet, vae, scheduler)
 
 
 def _describe(name: str, folder: Path, unet: dict[str, Any], vae: dict[str, Any], scheduler: dict[str, Any]) -> BaseModel:
-    side = int(unet["sample_size"])
-    factor = 2 ** (len(vae["block_out_channels"]) - 1)
+    try:
+        side, channels = int(unet["sample_size"]), int(unet["in_channels"])
+        factor = 2 ** (len(vae["block_out_channels"]) - 1)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BaseModelError(
+            f"policy.base: the size of {name}'s images cannot be read ({type(error).__name__}: {error}): unet/config.json "
+            "needs whole numbers sample_size and in_channels, vae/config.json a list block_out_channels."
+        ) from None
     prediction = scheduler.get("prediction_type", "epsilon")
-    return BaseModel(name, folder, (int(unet["in_channels"]), side, side), side * factor, prediction)
+    return BaseModel(name, folder, (channels, side, side), side * factor, prediction)
 
 
 def _download(name: str) -> Path:
@@ -80,24 +86,21 @@ def _download(name: str) -> Path:
 
 def _json(folder: Path, file: str, name: str) -> dict[str, Any]:
     try:
-        return json.loads((folder / file).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        table = json.loads((folder / file).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
         raise BaseModelError(
             f"policy.base: {name} is not a diffusers model: {folder / file} is missing. A model folder holds "
             f"model_index.json and {', '.join(PARTS)}; convert single-file checkpoints with diffusers first."
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BaseModelError(f"policy.base: {folder / file} is damaged: {error}.") from None
+    except (OSError, ValueError) as error:
+        raise BaseModelError(f"policy.base: {folder / file} cannot be read: {error}.") from None
+    if not isinstance(table, dict):
+        raise BaseModelError(f"policy.base: {folder / file} is damaged: it holds no table but a {type(table).__name__}.")
+    return table
 
 
 def _check_kind(index: dict[str, Any], name: str) -> None:
     kind = index.get("_class_name", "unknown")
-    if "transformer" in index or "Flow" in str(index.get("scheduler")):
-        raise BaseModelError(
-            f"policy.base: {name} is a {kind}, a flow-matching model (prediction type: flow). DDPO's policy is the "
-            "DDIM step of a model that predicts epsilon or v; a flow model under DDIM gives noise. Use a Stable "
-            "Diffusion 1.x or 2.x model, or a flow-matching trainer such as flow_grpo."
-        )
     if kind != "StableDiffusionPipeline":
         raise BaseModelError(
             f"policy.base: {name} is a {kind}; this version trains StableDiffusionPipeline (SD 1.x, 2.x) only."
@@ -105,11 +108,12 @@ def _check_kind(index: dict[str, Any], name: str) -> None:
 
 
 def _check_prediction(scheduler: dict[str, Any], name: str) -> None:
-    prediction = scheduler.get("prediction_type", "epsilon")
-    if "Flow" in scheduler.get("_class_name", "") or prediction.startswith("flow"):
+    prediction, kind = scheduler.get("prediction_type", "epsilon"), str(scheduler.get("_class_name"))
+    if "Flow" in kind or "flow" in str(prediction) or scheduler.get("use_flow_sigmas"):
         raise BaseModelError(
-            f"policy.base: {name} has a flow-matching scheduler (prediction type: flow). Under a DDIM policy it would "
-            "draw noise and its log-probs would mean nothing. Use a model that predicts epsilon or v."
+            f"policy.base: {name} is a flow-matching model (its scheduler is {kind}, prediction type: flow). DDPO's policy "
+            "is the DDIM step of a model that predicts epsilon or v; a flow model under it draws noise, and its log-probs "
+            "mean nothing. Use a Stable Diffusion 1.x or 2.x model, or a flow-matching trainer such as flow_grpo."
         )
     if prediction not in ("epsilon", "v_prediction"):
         raise BaseModelError(
@@ -119,9 +123,15 @@ def _check_prediction(scheduler: dict[str, Any], name: str) -> None:
 
 
 def _check_weights(folder: Path, name: str) -> None:
-    missing = [part for part in WEIGHTS if not any((folder / part).glob("*.safetensors"))]
-    if missing:
-        raise BaseModelError(
-            f"policy.base: {name} has no safetensors weights for {', '.join(missing)}. Pickled weights (.bin) are not "
-            "loaded, since they can run code; save the model again with safe_serialization=True."
-        )
+    missing = [part for part in WEIGHTS if not any((folder / part).glob("*model.safetensors*"))]  # one, or an index
+    if not missing:
+        return
+    reason = "The folder is not complete"
+    if any(file for part in missing for file in [*(folder / part).glob("*.bin"), *(folder / part).glob("*.ckpt")]):
+        reason = "Pickled weights (.bin) are not loaded, since they can run code"
+    elif any(file for part in missing for file in (folder / part).glob("*.safetensors")):
+        reason = "Variants (such as .fp16.safetensors) are not looked for"
+    raise BaseModelError(
+        f"policy.base: {name} has no safetensors weights for {', '.join(missing)}. {reason}: load the whole model once "
+        "in diffusers and save_pretrained() it, or download it again."
+    )

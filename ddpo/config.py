@@ -100,7 +100,7 @@ class LearnerConfig:
     """[learner]: the policy-gradient update."""
 
     algorithm: str = knob("ddpo-is", "importance sampling or score function", choices=("ddpo-is", "ddpo-sf"))
-    images_per_step: int = knob(256, "images drawn and learned from in one step", low=1)
+    images_per_step: int = knob(256, "images drawn and learned from in one step", low=1, high=2**20)
     minibatch: int = knob(64, "images of one optimizer update", low=1)
     micro_batch: int = knob(16, "(image, timestep) pairs of one forward and backward pass", low=1)
     inner_epochs: int = knob(1, "passes over a batch", low=1)
@@ -223,10 +223,11 @@ def _literal(text: str) -> Any:
 def _build(kind: type, table: Mapping[str, Any], prefix: str, problems: Problems) -> Any:
     hints = typing.get_type_hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind)}
-    for key in table.keys() - fields.keys():
-        problems.append((prefix + key, _unknown(key, list(fields))))
+    for key in table:
+        if key not in fields:
+            problems.append((prefix + key, _unknown(key, list(fields))))
     values = {
-        key: _value(hints[key], fields[key], table[key], prefix + key, problems) for key in fields.keys() & table.keys()
+        key: _value(hints[key], fields[key], table[key], prefix + key, problems) for key in fields if key in table
     }
     return kind(**values)
 
@@ -342,9 +343,9 @@ def _prompt_problems(run: Run) -> Problems:
 
 def _nearest_divisors(whole: int, part: int) -> str:
     divisors = [n for n in range(1, whole + 1) if whole % n == 0]
-    lower = max((n for n in divisors if n < part), default=1)
-    upper = min((n for n in divisors if n > part), default=whole)
-    return f"{lower} or {upper}"
+    lower = max(n for n in divisors if n < part)
+    upper = min((n for n in divisors if n > part), default=lower)
+    return f"{lower}" if upper == lower else f"{lower} or {upper}"
 
 
 def plain(run: Run) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from pathlib import Path
 from ddpo.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("ddpo", "actors", "rewards", "learner", "deploy")
+WORKERS_RUN = ("ddpo", "actors", "rewards", "learner")
+PACKAGES = (*WORKERS_RUN, "deploy")
 
 
 def check_root() -> None:
@@ -28,9 +29,9 @@ def check_root() -> None:
 
 
 def fingerprint() -> str:
-    """sha256 over the paths and contents of all sources: equal on two machines that run the same code."""
+    """sha256 over paths and contents of the sources that workers run: equal on two nodes that run the same code."""
     state = hashlib.sha256()
-    for package in PACKAGES:
+    for package in WORKERS_RUN:
         for path in sorted((ROOT / package).rglob("*.py")):
             state.update(f"{path.relative_to(ROOT)}\n".encode())
             state.update(path.read_bytes())

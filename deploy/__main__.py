@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from ddpo import __version__
@@ -27,9 +29,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_train(commands: argparse._SubParsersAction) -> None:
-    train = commands.add_parser("train", help="run a recipe or run file")
-    train.add_argument("recipe", metavar="RUN.toml", help="a recipe's name or a run file")
-    train.add_argument("overrides", nargs="*", metavar="table.key=value", help="change the run, e.g. learner.lr=1e-4")
+    train = commands.add_parser(
+        "train", help="run a recipe or run file",
+        usage="ddpo train RUN.toml [table.key=value ...] [--check] [--resume [STEP]] [--in-process] [--runs FOLDER]",
+    )
+    train.add_argument("words", nargs="*", metavar="RUN.toml table.key=value",
+                       help="a recipe's name or a run file, and what to change in it, e.g. learner.lr=1e-4")
     train.add_argument("--check", action="store_true", help="print the resolved run and its arithmetic, then stop")
     train.add_argument("--resume", nargs="?", const="", metavar="STEP",
                        help="go on from the newest whole checkpoint of this run, or from that of STEP")
@@ -42,19 +47,32 @@ def _add_sample(commands: argparse._SubParsersAction) -> None:
     sample.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a checkpoint, or a run folder (its newest)")
     sample.add_argument("prompts", nargs="+", metavar="PROMPT", help='for example "a cat"')
     sample.add_argument("--out", type=Path, default=Path("samples"), metavar="FOLDER", help="where to (samples)")
-    sample.add_argument("--seed", type=int, default=0, help="of the first image (0)")
-    sample.add_argument("--count", type=int, default=1, help="images per prompt (1)")
-    sample.add_argument("--steps", type=int, default=None, help="denoising steps (those of the run)")
+    sample.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="of the first image (0)")
+    sample.add_argument("--count", type=_whole(1), default=1, metavar="N", help="images per prompt (1)")
+    sample.add_argument("--steps", type=_whole(1), default=None, metavar="N", help="denoising steps (those of the run)")
+
+
+def _whole(low: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not text.isdigit() or int(text) < low:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {low} or more")
+        return int(text)
+
+    return read
 
 
 def _train(options: argparse.Namespace) -> None:
     from deploy.prepare import prepare, render
     from deploy.recipes import find
 
-    overrides = list(options.overrides)
-    if options.resume and not options.resume.isdigit():  # `--resume learner.lr=1` takes the override for a step
-        overrides, options.resume = [*overrides, options.resume], ""
-    prepared = prepare(find(options.recipe, overrides))
+    words = list(options.words)
+    if options.resume and not options.resume.isdigit():  # `--resume demo` and `--resume lag=1` give no STEP
+        words, options.resume = [options.resume, *words], ""
+    recipe = next((word for word in words if "=" not in word), None)
+    if recipe is None:
+        raise InputError("ddpo train needs a recipe or run file, for example `ddpo train demo`; `ddpo recipes` lists them.")
+    words.remove(recipe)
+    prepared = prepare(find(recipe, words))
     if options.check:
         print(render(prepared))
         return
@@ -79,12 +97,29 @@ def _recipes(options: argparse.Namespace) -> None:
         print(f"{name:<{width}}  {summary(name)}")
 
 
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    """Parse; words after an option (`train demo --check lag=1`) count as well, which argparse alone refuses."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if options.command != "train" or any(word.startswith("-") for word in rest):
+        return parser.parse_args(arguments)
+    options.words += rest
+    return options
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    from deploy.cluster import QUIET
-    from ddpo.source import check_root
+    code = _run(_options(arguments))
+    if arguments is None:  # the process ends here: a late Ctrl-C must not turn its exit code into another
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+    return code
 
-    options = _parser().parse_args(arguments)
+
+def _run(options: argparse.Namespace) -> int:
+    from ddpo.source import check_root
+    from deploy.cluster import QUIET
+
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:
@@ -92,7 +127,7 @@ def main(arguments: list[str] | None = None) -> int:
         {"train": _train, "sample": _sample, "recipes": _recipes}[options.command](options)
     except Interrupted as error:
         return _end(str(error), 130)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # while Ray starts, SIGTERM raises the latter
         return _end("interrupted.", 130)
     except InputError as error:
         return _end(str(error), 2)

@@ -14,6 +14,7 @@ from typing import Any
 from ddpo.config import Run
 from ddpo.errors import DeadlineError, InputError, WorkerError
 from ddpo.source import fingerprint
+from deploy.interrupt import undisturbed
 from deploy.prepare import Prepared
 
 QUIET = {
@@ -43,7 +44,8 @@ def connected(run: Run) -> Iterator[None]:
         _join(address) if address else _start(run)
         yield
     finally:
-        ray.shutdown()
+        with undisturbed():
+            ray.shutdown()
 
 
 def _private() -> dict[str, str]:

@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ import tomlkit
 
 from ddpo.config import Run, plain
 from ddpo.errors import DdpoError, InputError
+from deploy.interrupt import undisturbed
 
 
 class RunFolder:
@@ -27,6 +31,7 @@ class RunFolder:
         self.path = path
         self.images, self.checkpoints = path / "images", path / "checkpoints"
         self.metrics_file, self.masked_file = path / "metrics.jsonl", path / "masked.jsonl"
+        self.result_file = path / "result.json"
 
     def create(self, run: Run, facts: dict[str, Any]) -> None:
         """Make the folder and write what is known before the start; raises InputError where it cannot be written."""
@@ -42,10 +47,15 @@ class RunFolder:
             ) from error
 
     def append(self, file: Path, record: dict[str, Any]) -> None:
-        """Add one line of JSON; NaN is an error, since no reader of JSON takes it."""
-        line = json.dumps(record, allow_nan=False) + "\n"
-        with guarded(file), file.open("a", encoding="utf-8") as stream:
-            stream.write(line)
+        """Add one line of JSON, wholly or not at all; NaN is an error, since no reader of JSON takes it."""
+        line = json.dumps(record, allow_nan=False).encode() + b"\n"
+        with guarded(file), file.open("ab", buffering=0) as stream:
+            size = stream.tell()
+            try:
+                _write_all(stream, line)
+            except OSError:
+                os.truncate(file, size)
+                raise
 
     def metrics(self) -> list[dict[str, Any]]:
         """All steps logged so far; a last line that a crash cut short is left out."""
@@ -60,8 +70,29 @@ class RunFolder:
         for grid in self.images.glob("[0-9]*.png"):
             if int(grid.stem) > step:
                 grid.unlink()
-        for name in ("result.json",):
-            (self.path / name).unlink(missing_ok=True)
+        for later in self.checkpoints.glob("[0-9]*"):
+            if later.name.isdigit() and int(later.name) > step:
+                shutil.rmtree(later)
+        for leftover in [*self.path.rglob(".*.partial"), *self.checkpoints.glob(".partial-*")]:
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        self.result_file.unlink(missing_ok=True)
+
+    @contextmanager
+    def only_if_used(self) -> Iterator[None]:
+        """Take the folder away again where it is new and the block fails before the first step is done."""
+        new = not self.path.exists()
+        try:
+            yield
+        except BaseException:
+            if new and not self.metrics_file.exists():
+                with undisturbed():
+                    shutil.rmtree(self.path, ignore_errors=True)
+            raise
+
+
+def _write_all(stream: Any, content: bytes) -> None:
+    while content:
+        content = content[stream.write(content) :]
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:

@@ -30,6 +30,10 @@ class Gallery:
         self.columns = min(COLUMNS, len(prompts.ids))
         self.pending: list[tuple[int, Rollouts, Any]] = []
 
+    def has(self, step: int) -> bool:
+        """Whether the grid of that step is on disk."""
+        return (self.folder.images / f"{step:06d}.png").is_file()
+
     def request(self, policy: Policy) -> None:
         """Have the grid of a policy drawn and scored."""
         rollouts = self.samplers.sample(self.prompts, policy)

@@ -2,34 +2,58 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 class Stop:
-    """Whether a stop was asked for."""
+    """Whether a stop was asked for; before `wait_for_step` any signal stops at once, since there is nothing to keep."""
 
     def __init__(self) -> None:
-        self.requested = False
+        self.requested, self.stepping = False, False
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         """The signal handler."""
-        if self.requested:
+        if self.requested or not self.stepping:
             raise KeyboardInterrupt
         self.requested = True
-        print("\nStopping after this step, with a checkpoint. Once more stops at once.", file=sys.stderr, flush=True)
+        # not print(): the signal may come in the middle of another print, which Python refuses to enter again
+        os.write(2, b"\nStopping after this step, with a checkpoint. Once more stops at once.\n")
+
+    def wait_for_step(self) -> None:
+        """From now on the first signal waits for the step in hand; call after Ray has put its own handlers in place."""
+        self.stepping = True
+        self.install()
+
+    def install(self) -> None:
+        """Handle SIGINT and SIGTERM."""
+        for number in SIGNALS:
+            signal.signal(number, self)
 
 
 @contextmanager
 def stoppable() -> Iterator[Stop]:
-    """Handle SIGINT and SIGTERM in the block; enter after Ray has started, which installs handlers of its own."""
-    stop = Stop()
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    """Handle SIGINT and SIGTERM in the block."""
+    stop, before = Stop(), {number: signal.getsignal(number) for number in SIGNALS}
+    stop.install()
     try:
         yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Leave out SIGINT and SIGTERM for a block that cleans up: it is short, and half of it would leave things behind."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
+    try:
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -5,15 +5,15 @@ Consumes a checkpoint or run folder and prompts, produces PNG files.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ddpo.base import find
 from ddpo.config import Run, parse
-from ddpo.errors import InputError
+from ddpo.errors import CheckpointError, InputError
 from deploy.folder import write
 from deploy.train import latest_checkpoint
+from learner import checkpoint
 
 
 def sample(path: Path, prompts: list[str], out: Path, seed: int, count: int, steps: int | None) -> list[Path]:
@@ -21,12 +21,19 @@ def sample(path: Path, prompts: list[str], out: Path, seed: int, count: int, ste
     from actors.text import check_lengths
 
     folder = latest_checkpoint(path)
-    run = parse(json.loads((folder / "state.json").read_text())["run"], [], str(folder))
+    run = _run(folder)
     pipe = _pipeline(folder, run)
     check_lengths(prompts, pipe.tokenizer)
     return [
         _draw(pipe, prompt, out, seed + number, run, steps) for prompt in prompts for number in range(count)
     ]
+
+
+def _run(folder: Path) -> Run:
+    try:
+        return parse(checkpoint.read_state(folder).get("run", {}), [], str(folder))
+    except CheckpointError as error:
+        raise CheckpointError(f"checkpoint {folder}: {error}") from None
 
 
 def _pipeline(folder: Path, run: Run) -> Any:

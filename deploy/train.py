@@ -22,7 +22,8 @@ from typing import Any
 from actors.prompts import Draw
 from ddpo import loop
 from ddpo.advantage import Advantage
-from ddpo.errors import CheckpointError, Interrupted
+from ddpo.config import Run
+from ddpo.errors import CheckpointError, InputError, Interrupted
 from ddpo.source import ROOT
 from ddpo.types import Report, Rollouts, Scored
 from deploy import cluster
@@ -40,20 +41,62 @@ def train(prepared: Prepared, runs: Path, resume: str | None, in_process: bool) 
     """Run to the end, or to an interrupt; `resume` is None, "" for the newest checkpoint, or a step."""
     folder = choose(runs, prepared.run.name, resume is not None)
     saved = _checkpoint(folder, resume, prepared) if resume is not None else None
-    folder.create(prepared.run, _facts(in_process))
-    folder.cut_to(saved.step if saved else 0)
-    with _pools(prepared, in_process) as (samplers, rewards, learner, fetch), stoppable() as stop:
-        session = Session(prepared, folder, samplers, rewards, learner, fetch, stop)
-        session.go(saved)
+    _announce(folder, prepared.run, saved)
+    if _finished(folder, prepared.run, saved):
+        return folder
+    with stoppable() as stop, folder.only_if_used():
+        try:
+            folder.create(prepared.run, _facts(in_process))
+            _run(prepared, folder, saved, in_process, stop)
+        except KeyboardInterrupt:
+            raise Interrupted(_left(folder)) from None
     return folder
+
+
+def _run(prepared: Prepared, folder: RunFolder, saved: Checkpoint | None, in_process: bool, stop: Stop) -> None:
+    with _pools(prepared, in_process) as (samplers, rewards, learner, fetch):
+        stop.wait_for_step()
+        with guarded(folder.path):
+            folder.cut_to(saved.step if saved else 0)
+        Session(prepared, folder, samplers, rewards, learner, fetch, stop).go(saved)
+
+
+def _announce(folder: RunFolder, run: Run, saved: Checkpoint | None) -> None:
+    """Say where the run goes, and why there."""
+    note = ""
+    if _finished(folder, run, saved):
+        note = f" is finished: {run.steps} of {run.steps} steps. To go on, ask for more, for example steps={2 * run.steps}"
+    elif saved:
+        note = f" goes on after step {saved.step} of {run.steps}"
+    elif folder.path.name != run.name:
+        note = f" (there is a run {run.name!r} already; --resume would go on with the newest of that name)"
+    print(f"Run folder: {folder.path}{note}", file=sys.stderr, flush=True)
+
+
+def _finished(folder: RunFolder, run: Run, saved: Checkpoint | None) -> bool:
+    return saved is not None and saved.step == run.steps and folder.result_file.exists()
+
+
+def _left(folder: RunFolder) -> str:
+    """What a run that was stopped at once leaves."""
+    found = checkpoint.steps(folder.checkpoints)
+    if found:
+        return f"stopped at once; the newest checkpoint is {found[-1]}, --resume goes on from there."
+    return "stopped at once, before the first checkpoint; nothing was kept that a run could go on from."
 
 
 def _checkpoint(folder: RunFolder, resume: str | None, prepared: Prepared) -> Checkpoint | None:
     """The checkpoint to go on from; None where the run was stopped before its first one."""
     found = checkpoint.steps(folder.checkpoints)
     if resume:
-        return checkpoint.load(folder.checkpoints / f"{int(resume):06d}", prepared.run)
-    return checkpoint.load(found[-1], prepared.run) if found else None
+        found = [folder.checkpoints / f"{int(resume):06d}"]
+    saved = checkpoint.load(found[-1], prepared.run) if found else None
+    if saved and saved.step > prepared.run.steps:
+        raise InputError(
+            f"--resume: {folder.path} has learned for {saved.step} steps already and the run asks for steps = "
+            f"{prepared.run.steps}. Ask for more steps, or give the checkpoint to go on from: --resume STEP."
+        )
+    return saved
 
 
 @contextmanager
@@ -105,9 +148,9 @@ class Session:
             self.wandb.close()
 
     def _learn(self, saved: Checkpoint | None) -> None:
-        if not saved:
+        if self._has_grid(self.learner.step) and not self.gallery.has(self.learner.step):
             self.gallery.request(self.learner.policy())
-        self.clock = time.perf_counter()
+        self.logging, self.clock = 0.0, time.perf_counter()
         draw = Draw(self.run, self.prepared.prompts)
         loop.run(
             self.run.steps, draw, self.samplers, self.rewards, self.advantage, self.learner, self.policies, self.log
@@ -117,24 +160,31 @@ class Session:
 
     def log(self, scored: Scored, report: Report) -> None:
         """Everything that happens between two steps, outside the algorithm."""
+        self._write_metrics(scored, report)
         start = time.perf_counter()
         step, last = report.version, report.version == self.run.steps
-        if step % self.run.images.every == 0 or last:
+        stopping = self.stop.requested and not last
+        if step % self.run.checkpoints.every == 0 or last or stopping:
+            self._collect()
+            self._checkpoint(step)
+        if self._has_grid(step):
             self._collect()
             self.gallery.request(self.learner.policy())
-        if step % self.run.checkpoints.every == 0 or last or self.stop.requested:
-            self._checkpoint(step)
-        self._write_metrics(scored, report, time.perf_counter() - start)
-        if self.stop.requested and not last:
+        self.logging = time.perf_counter() - start
+        if stopping:
             self._collect()
             self._report()
             raise Interrupted(f"stopped after step {step} of {self.run.steps}; --resume goes on from there.")
 
-    def _write_metrics(self, scored: Scored, report: Report, logging: float) -> None:
+    def _has_grid(self, step: int) -> bool:
+        return step % self.run.images.every == 0 or step == self.run.steps
+
+    def _write_metrics(self, scored: Scored, report: Report) -> None:
+        """Before the step's checkpoint, so that none is without its line; "log" is the time since the last line's."""
         now = time.perf_counter()
         total, self.clock = now - self.clock, now
-        waiting = max(0.0, total - report.seconds - logging)
-        seconds = {**scored.seconds, "learn": report.seconds, "wait": waiting, "log": logging, "total": total}
+        waiting = max(0.0, total - report.seconds - self.logging)
+        seconds = {**scored.seconds, "learn": report.seconds, "wait": waiting, "log": self.logging, "total": total}
         metrics = record(scored, report, report.version * len(scored.prompts.ids), seconds)
         for image, reason in scored.masked.items():
             self.folder.append(self.folder.masked_file, {"step": report.version, "image": image, "reason": reason})
@@ -164,7 +214,7 @@ class Session:
             "images_per_second": images / seconds, "wall_seconds": seconds,
         }
         with guarded(self.folder.path):
-            write(self.folder.path / "result.json", json.dumps(result, indent=1))
+            write(self.folder.result_file, json.dumps(result, indent=1))
         self._report()
 
     def _report(self) -> None:

@@ -23,11 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from ddpo.base import BaseModel
 from ddpo.config import Run, plain
-from ddpo.errors import CheckpointError
+from ddpo.errors import CheckpointError, DeliveryError
 from ddpo.types import Policy
 from ddpo.weights import read
 from learner import lora
@@ -54,7 +55,7 @@ def save(
     folder: Path, step: int, arrays: dict[str, NDArray[Any]], policies: Sequence[Policy],
     advantage: Mapping[str, list[float]], run: Run, base: BaseModel,
 ) -> Path:
-    """Write checkpoints/STEP and return its path; leaves nothing behind where it fails."""
+    """Write checkpoints/STEP and return its path; leaves nothing behind where it fails, raises OSError."""
     target = folder / f"{step:06d}"
     partial = folder / f".partial-{step:06d}"
     shutil.rmtree(partial, ignore_errors=True)
@@ -63,6 +64,8 @@ def save(
         _write(partial, arrays, policies, {"step": step, "advantage": advantage}, run, base)
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
+    except SafetensorError as error:  # its way to say that a file could not be written
+        raise OSError(str(error)) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
@@ -98,7 +101,8 @@ def _sync(path: Path) -> None:
 def prune(folder: Path, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints."""
     for path in steps(folder)[:-keep]:
-        shutil.rmtree(path)
+        leaving = path.rename(path.with_name(f".partial-{path.name}"))
+        shutil.rmtree(leaving)
 
 
 def steps(folder: Path) -> list[Path]:
@@ -109,16 +113,43 @@ def steps(folder: Path) -> list[Path]:
 def load(path: Path, run: Run) -> Checkpoint:
     """Read and prove one checkpoint; raises CheckpointError with the reason and the one before it, if any."""
     try:
-        _check_files(path)
-        state = json.loads((path / "state.json").read_text())
-        _check_origin(state, run)
+        return _read(path, run)
     except CheckpointError as error:
-        before = [other.name for other in steps(path.parent) if other.name < path.name]
-        offer = f" The one before it is {before[-1]}: `--resume {before[-1]}` goes on from there." if before else ""
+        before = [other.name for other in steps(path.parent) if other.name < path.name and _usable(other, run)]
+        offer = f" The one before it is whole: `--resume {before[-1]}` goes on from there." if before else ""
         raise CheckpointError(f"checkpoint {path}: {error}{offer}") from None
-    policies = [read(file.read_bytes()) for file in sorted((path / "policies").iterdir())]
-    learner = load_file(path / "learner.safetensors")
-    return Checkpoint(state["step"], learner, policies, state["advantage"])
+
+
+def _usable(path: Path, run: Run) -> bool:
+    try:
+        _read(path, run)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _read(path: Path, run: Run) -> Checkpoint:
+    state = read_state(path)
+    _check_origin(state, run)
+    try:
+        policies = [read(file.read_bytes()) for file in sorted((path / "policies").glob("*.msgpack"))]
+        learner = load_file(path / "learner.safetensors")
+        return Checkpoint(state["step"], learner, policies, state["advantage"])
+    except (KeyError, OSError, SafetensorError, DeliveryError) as error:
+        raise CheckpointError(f"it is damaged: {error}.") from None
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """state.json of a checkpoint whose files are all as they were written; raises CheckpointError."""
+    _check_files(path)
+    try:
+        state = json.loads((path / "state.json").read_text())
+        found = state.get("format")
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"it is damaged: state.json cannot be read ({error}).") from None
+    if found != FORMAT:
+        raise CheckpointError(f"its format is {found!r}; this program reads {FORMAT!r}.")
+    return state
 
 
 def _check_files(path: Path) -> None:
@@ -137,12 +168,11 @@ def _check_files(path: Path) -> None:
 
 
 def _check_origin(state: Mapping[str, Any], run: Run) -> None:
-    if state.get("format") != FORMAT:
-        raise CheckpointError(f"its format is {state.get('format')!r}; this program reads {FORMAT!r}.")
-    theirs, ours = _facts(state["run"]), _facts(plain(run))
+    theirs, ours = _facts(state.get("run", {})), _facts(plain(run))
     differing = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
     if differing:
         shown = ", ".join(f"{key} = {theirs.get(key)!r} there, {ours.get(key)!r} now" for key in differing[:4])
+        shown += f", and {len(differing) - 4} more" if len(differing) > 4 else ""
         raise CheckpointError(
             f"it is of another run ({shown}): going on would mix two configurations and no longer be either. "
             "Resume with the config it was made with, or start a new run under another name."

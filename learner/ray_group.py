@@ -48,14 +48,15 @@ class RayLearner:
 
     def __init__(self, run: Run, base: BaseModel, environment: dict[str, Any]) -> None:
         self.run, self.base, self.environment = run, base, environment
-        self.step = 0
+        self.step, self.lives = 0, 0
         self.known: list[tuple[int, str]] = []
         self.actor = self._start()
         self.started, self._policy, self._state = self.actor.start.options(num_returns=3).remote()
 
     def _start(self) -> Any:
+        self.lives += 1
         options = {
-            "name": f"learner-{self.step}-{id(self)}", "num_cpus": self.run.learner.cpus,
+            "name": f"{self.run.name}/learner-{self.lives}", "num_cpus": self.run.learner.cpus,
             "num_gpus": self.run.learner.gpus, "runtime_env": self.environment,
         }
         return ray.remote(LearnerActor).options(**options).remote(self.run, self.base)

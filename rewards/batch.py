@@ -22,13 +22,14 @@ def combine(
 ) -> Scored:
     """r = sum of weight * part; an image that lacks any part is masked with the reason.
 
-    Raises RewardError where every image of the batch lacks its reward: that is a broken reward, not bad luck.
+    Raises RewardError where every image of the batch lacks its reward: that is a broken reward, not bad luck. A grid of
+    fixed prompts (step -1), which is a few images that nobody learns from, may go without.
     """
     ids = rollouts.prompts.ids
     masked = {image: why for parts in scores.values() for part in parts for image, why in part.failures.items()}
-    if len(masked) == len(ids):
+    if len(masked) == len(ids) and rollouts.prompts.step >= 0:
         raise RewardError(
-            f"no image of step {rollouts.prompts.step} got a reward, so there is nothing to learn from. "
+            f"no image of step {rollouts.prompts.step + 1} got a reward, so there is nothing to learn from. "
             f"First reason: {masked[ids[0]]}"
         )
     parts = {name: _in_order(ids, chunks) for name, chunks in scores.items()}

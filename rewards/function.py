@@ -9,8 +9,9 @@ node needs no copy of it; the file's folder is on the path where it exists, for 
 
 from __future__ import annotations
 
-import ast
+import symtable
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -25,14 +26,18 @@ def read_source(path: str, function: str, key: str) -> str:
     """The file's text, checked without running it: it parses and defines the function. Raises InputError."""
     try:
         text = Path(path).expanduser().read_text(encoding="utf-8")
-        names = {node.name for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)}
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"rewards.{key}.path: cannot read {path}: {error}.") from None
+        symbols = symtable.symtable(text, path, "exec").get_symbols()
+    except OSError as error:
+        raise InputError(f"rewards.{key}.path: cannot read {path}: {error.strerror}. Give a Python file.") from None
     except SyntaxError as error:
         raise InputError(f"rewards.{key}.path: {path}, line {error.lineno}: {error.msg}.") from None
+    except ValueError as error:  # bytes that are no UTF-8, or zeros
+        raise InputError(f"rewards.{key}.path: {path} is no Python text: {error}.") from None
+    names = sorted(symbol.get_name() for symbol in symbols if symbol.is_assigned() or symbol.is_imported())
     if function not in names:
-        found = ", ".join(sorted(names)) or "none"
-        raise InputError(f"rewards.{key}.function: {path} defines no function {function!r}; it defines: {found}.")
+        raise InputError(
+            f"rewards.{key}.function: {path} defines no {function!r}; it defines: {', '.join(names) or 'nothing'}."
+        )
     return text
 
 
@@ -45,6 +50,16 @@ def load(source: str, path: str, function: str) -> RewardFunction:
         sys.path.append(folder)
     try:
         exec(compile(source, path, "exec"), module.__dict__)  # the user's own file, named in the user's own config
-    except Exception as error:
-        raise RewardError(f"the reward file {path} failed while loading: {type(error).__name__}: {error}") from error
-    return getattr(module, function)
+    except (Exception, SystemExit) as error:
+        raise RewardError(f"the reward file {path} failed while loading: {explain(error, path)}") from error
+    loaded = getattr(module, function, None)
+    if not callable(loaded):
+        raise RewardError(f"{function!r} in the reward file {path} is {type(loaded).__name__}, not a function.")
+    return loaded
+
+
+def explain(error: BaseException, path: str) -> str:
+    """Kind, text and, where the user's file is involved, its line."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    place = f" ({path}, line {lines[-1]})" if lines else ""
+    return f"{type(error).__name__}: {error}{place}"

@@ -77,7 +77,7 @@ class RayRewards:
     """`workers` workers for every reward; chunk i goes to worker i modulo workers."""
 
     def __init__(self, run: Run, source: dict[str, str], environment: dict[str, Any]) -> None:
-        self.config = run.rewards
+        self.run, self.config = run.name, run.rewards
         self.patience = run.actors.timeout + max(reward.timeout for reward in run.rewards.values()) + GRACE
         self.workers = {
             name: [self._start(name, reward, source[name], environment, index) for index in range(reward.workers)]
@@ -89,7 +89,7 @@ class RayRewards:
         self, name: str, reward: RewardConfig, source: str, environment: dict[str, Any], index: int
     ) -> Any:
         options = {
-            "name": f"reward:{name}-{index}", "num_cpus": reward.cpus, "num_gpus": reward.gpus,
+            "name": f"{self.run}/reward:{name}-{index}", "num_cpus": reward.cpus, "num_gpus": reward.gpus,
             "max_restarts": -1, "max_task_retries": 3, "runtime_env": environment,
         }
         return ray.remote(RewardActor).options(**options).remote(name, reward, source)

@@ -39,8 +39,8 @@ class RewardWorker:
         try:
             with deadline(self.config.timeout, f"reward {self.name!r}"):
                 answer = self.reward(images.pixels_BYX3, list(images.text), [dict(m) for m in images.metadata])
-        except Exception as error:  # any failure of a reward means the same: no score for these images
-            reason = f"reward {self.name!r} failed: {type(error).__name__}: {error}"
+        except (Exception, SystemExit) as error:  # any failure of a reward means the same: no score for these images
+            reason = f"reward {self.name!r} failed: {function.explain(error, self.config.path)}"
             return Scores(images.ids, {}, dict.fromkeys(images.ids, reason), {}, time.perf_counter() - start)
         values, info = self._checked(answer, len(images.ids))
         scores = dict(zip(images.ids, values, strict=True))
@@ -67,9 +67,9 @@ class RewardWorker:
         return values, answer[1]
 
     def _numbers(self, scores: Any) -> list[float]:
-        if hasattr(scores, "detach"):
-            scores = scores.detach().cpu().numpy()
         try:
+            if hasattr(scores, "detach"):
+                scores = scores.detach().cpu().double().numpy()
             return np.asarray(scores, dtype=np.float64).reshape(-1).tolist()
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RuntimeError):
             raise RewardError(f"reward {self.name!r} returned scores that are no numbers: {scores!r:.100}.") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -96,3 +97,19 @@ def _text(folder: Path) -> None:
         max_position_embeddings=24, bos_token_id=size - 2, eos_token_id=size - 1, pad_token_id=size - 1,
     )
     CLIPTextModel(config).save_pretrained(folder / "text_encoder")
+
+
+def run(model: Path) -> dict[str, Any]:
+    """A run of two steps: 8 images in chunks of 4, 5 denoising steps, two updates a step."""
+    return {
+        "name": "small",
+        "steps": 2,
+        "policy": {"base": str(model), "steps": 5},
+        "prompts": {"kind": "list", "items": ["a cat", "a dog"]},
+        "actors": {"count": 1, "batch": 4},
+        "rewards": {"jpeg": {"kind": "compressibility"}},
+        "advantage": {"min_count": 4},
+        "learner": {"images_per_step": 8, "minibatch": 4, "micro_batch": 4, "lr": 1e-3},
+        "images": {"count": 2},
+        "checkpoints": {"every": 1, "keep": 5},
+    }

@@ -1,0 +1,39 @@
+# Two commands do all the set-up: `make demo` and `make test`. Everything is installed into .venv, from constraints.txt.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test quick bench check clean
+
+demo: .venv/installed
+	$(BIN)/ddpo train demo
+
+test: .venv/tested
+	$(BIN)/python -m pytest -q -m "not ray" --durations=5
+	$(BIN)/python -m pytest -q -m ray --durations=5
+
+quick: .venv/tested
+	$(BIN)/python -m pytest -q -m "not ray"
+
+bench: .venv/installed
+	$(BIN)/python -m bench
+
+check: .venv/tested
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+.venv/bin/pip:
+	$(PYTHON) -m venv .venv
+
+# torch is named on its own first: a range alone makes pip choose the newest build with gigabytes of CUDA libraries.
+.venv/installed: pyproject.toml constraints.txt | .venv/bin/pip
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+.venv/tested: .venv/installed
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache *.egg-info

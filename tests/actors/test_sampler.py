@@ -1,0 +1,108 @@
+"""The sampler: an image is a function of weights, prompt, seed and the chunk's size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+from actors.prompts import Draw, fixed, source
+from actors.sampler import Sampler
+from ddpo.base import find
+from ddpo.denoiser import Denoiser
+from ddpo.errors import DdpoError
+from ddpo.weights import pack
+
+
+@pytest.fixture
+def sampler_and_policy(make_run):
+    run = make_run()
+    base = find(run.policy.base)
+    return Sampler(run, base), pack(Denoiser(base, run.policy, 0).weights(), 0), run
+
+
+def test_a_chunk_has_every_state_and_fits_together(sampler_and_policy):
+    sampler, policy, _ = sampler_and_policy
+    images, trajectory, receipt = sampler.sample(fixed(["a cat", "a dog", "a cat", "a fox"], 3), policy)
+    assert images.pixels_BYX3.shape == (4, 16, 16, 3) and images.pixels_BYX3.dtype == np.uint8
+    assert trajectory.states_BSCHW.shape == (4, 6, 4, 8, 8) and trajectory.log_probs_BT.shape == (4, 5)
+    assert trajectory.text_BLD.shape == (4, 24, 16) and trajectory.null_LD.shape == (24, 16)
+    assert images.ids == trajectory.ids == receipt.ids
+    assert (trajectory.version, trajectory.digest) == (0, policy.digest) == (receipt.version, receipt.digest)
+
+
+def test_the_same_call_gives_the_same_bits_and_seeds_are_per_image(sampler_and_policy):
+    sampler, policy, _ = sampler_and_policy
+    prompts = fixed(["a cat"] * 4, 3)
+    first, second = sampler.sample(prompts, policy), sampler.sample(prompts, policy)
+    assert first[1].states_BSCHW.tobytes() == second[1].states_BSCHW.tobytes()
+    starts = {state.tobytes() for state in first[1].states_BSCHW[:, 0]}
+    assert len(starts) == 4
+
+
+def test_neighbours_in_a_chunk_do_not_matter(sampler_and_policy):
+    sampler, policy, _ = sampler_and_policy
+    one = sampler.sample(fixed(["a cat", "a dog", "a fox", "a cow"], 3), policy)[1]
+    other = sampler.sample(fixed(["a cat", "a bee", "a bat", "a rat"], 3), policy)[1]
+    assert one.states_BSCHW[0].tobytes() == other.states_BSCHW[0].tobytes()
+
+
+def test_the_chain_is_plain_diffusers_with_the_same_noise(sampler_and_policy, model):
+    sampler, policy, run = sampler_and_policy
+    images, trajectory, _ = sampler.sample(fixed(["a cat"], 3), policy)
+    pipe = StableDiffusionPipeline.from_pretrained(model, safety_checker=None)
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
+    pipe.set_progress_bar_config(disable=True)
+    noise = iter(torch.randn((6, 4, 8, 8), generator=torch.Generator().manual_seed(fixed(["a cat"], 3).seeds[0])))
+    step = pipe.scheduler.step
+    latents = next(noise)[None]
+    pipe.scheduler.step = lambda out, t, x, **_: step(
+        out, t, x, eta=1.0, variance_noise=next(noise)[None], return_dict=False
+    )
+    theirs = pipe("a cat", latents=latents, num_inference_steps=5, guidance_scale=5.0, eta=1.0, output_type="np").images
+    assert trajectory.timesteps_T.tolist() == pipe.scheduler.timesteps.tolist()
+    assert np.abs(images.pixels_BYX3 - (theirs * 255).round()).max() <= 1
+
+
+def test_weights_are_loaded_and_their_digest_is_read_from_the_module(sampler_and_policy):
+    sampler, policy, _ = sampler_and_policy
+    moved = {name: array + 0.1 for name, array in sampler.denoiser.weights().items()}
+    prompts = fixed(["a cat"], 3)
+    before = sampler.sample(prompts, policy)[1]
+    after = sampler.sample(prompts, pack(moved, 1))[1]
+    assert after.digest == pack(moved, 1).digest != before.digest
+    assert not np.array_equal(before.states_BSCHW, after.states_BSCHW)
+    assert sampler.sample(prompts, policy)[1].states_BSCHW.tobytes() == before.states_BSCHW.tobytes()
+
+
+def test_a_skipped_load_shows_in_the_digest(sampler_and_policy):
+    sampler, policy, _ = sampler_and_policy
+    sampler.denoiser.load_weights = lambda weights: None
+    moved = pack({name: array + 0.1 for name, array in sampler.denoiser.weights().items()}, 1)
+    assert sampler.sample(fixed(["a cat"], 3), moved)[1].digest != moved.digest
+
+
+def test_a_decoder_that_overflows_is_named(sampler_and_policy):
+    sampler, policy, _ = sampler_and_policy
+    with torch.no_grad():
+        sampler.vae.decoder.conv_out.bias.fill_(float("nan"))
+    with pytest.raises(DdpoError, match="decoder gave NaN"):
+        sampler.sample(fixed(["a cat"], 3), policy)
+
+
+def test_draw_is_a_function_of_seed_and_batch(make_run):
+    run = make_run()
+    draw = Draw(run, source(run.prompts))
+    assert draw(3) == Draw(run, source(run.prompts))(3)
+    assert draw(0).seeds != draw(1).seeds and draw(0).ids == tuple(range(8)) and draw(1).ids == tuple(range(8, 16))
+    other = Draw(make_run("seed=1"), source(run.prompts))(3)
+    assert other.seeds != draw(3).seeds
+
+
+def test_chunks_are_consecutive_and_complete(make_run):
+    run = make_run()
+    prompts = Draw(run, source(run.prompts))(0)
+    parts = prompts.chunks(3)
+    assert [len(part.ids) for part in parts] == [3, 3, 2]
+    assert sum((part.seeds for part in parts), ()) == prompts.seeds

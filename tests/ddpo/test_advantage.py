@@ -1,0 +1,60 @@
+"""Per-prompt advantages against the reference's algorithm, written out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ddpo.advantage import Advantage
+from ddpo.config import AdvantageConfig
+from ddpo.types import Prompts, Scored
+
+
+def scored(text: list[str], rewards: list[float], masked: dict[int, str] | None = None) -> Scored:
+    count = len(text)
+    prompts = Prompts(0, tuple(range(count)), tuple(text), ({},) * count, (0,) * count)
+    return Scored(prompts, np.array(rewards), {}, masked or {}, [], {})
+
+
+def test_few_rewards_use_the_batch_many_use_the_prompt():
+    advantage = Advantage(AdvantageConfig(buffer=4, min_count=3))
+    first = advantage(scored(["a", "a", "b"], [1.0, 2.0, 6.0]))
+    batch = np.array([1.0, 2.0, 6.0])
+    np.testing.assert_allclose(first, (batch - batch.mean()) / (batch.std() + 1e-6))
+    second = advantage(scored(["a", "b", "a"], [3.0, 8.0, 4.0]))
+    own, batch = np.array([1.0, 2.0, 3.0, 4.0]), np.array([3.0, 8.0, 4.0])
+    np.testing.assert_allclose(second[[0, 2]], (batch[[0, 2]] - own.mean()) / (own.std() + 1e-6))
+    np.testing.assert_allclose(second[1], (8.0 - batch.mean()) / (batch.std() + 1e-6))
+
+
+def test_the_buffer_is_extended_first_and_forgets_the_oldest():
+    advantage = Advantage(AdvantageConfig(buffer=2, min_count=2))
+    advantage(scored(["a", "a"], [100.0, 1.0]))
+    (value,) = advantage(scored(["a"], [3.0]))
+    assert value == pytest.approx((3.0 - 2.0) / (1.0 + 1e-6))
+
+
+def test_masked_images_take_no_part():
+    advantage = Advantage(AdvantageConfig(buffer=4, min_count=1))
+    values = advantage(scored(["a", "a", "a"], [1.0, np.nan, 3.0], {1: "reward failed"}))
+    np.testing.assert_allclose(values, [-1 / (1 + 1e-6), 0, 1 / (1 + 1e-6)])
+    assert advantage.state() == {"a": [1.0, 3.0]}
+
+
+def test_without_statistics_the_batch_is_normalised():
+    rewards = np.array([1.0, 2.0, 6.0])
+    values = Advantage(AdvantageConfig(per_prompt=False))(scored(["a", "b", "c"], rewards.tolist()))
+    np.testing.assert_allclose(values, (rewards - rewards.mean()) / (rewards.std() + 1e-8))
+
+
+def test_restored_statistics_go_on_the_same():
+    config, rng = AdvantageConfig(buffer=5, min_count=2), np.random.default_rng(0)
+    batches = [scored(["a", "b"] * 3, rng.normal(size=6).tolist()) for _ in range(4)]
+    straight, stopped = Advantage(config), Advantage(config)
+    expected = [straight(batch) for batch in batches]
+    for batch in batches[:2]:
+        stopped(batch)
+    resumed = Advantage(config)
+    resumed.restore(stopped.state())
+    for batch, values in zip(batches[2:], expected[2:], strict=True):
+        np.testing.assert_array_equal(resumed(batch), values)

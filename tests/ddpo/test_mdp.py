@@ -1,0 +1,108 @@
+"""The denoising step against diffusers' own, and against values of another implementation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler
+
+from ddpo.errors import InputError
+from ddpo.mdp import denoise, guide, schedule
+
+GOLDEN = np.load(Path(__file__).parent.parent / "data" / "ddim_20.npz")
+SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+
+
+def config(**changes: object) -> dict:
+    return {**SD, "num_train_timesteps": 1000, "set_alpha_to_one": False, "prediction_type": "epsilon", **changes}
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("set_alpha_to_one", [False, True])
+@pytest.mark.parametrize("eta", [1.0, 0.3])
+def test_every_step_is_diffusers_step(prediction, set_alpha_to_one, eta):
+    facts = config(prediction_type=prediction, set_alpha_to_one=set_alpha_to_one)
+    plan, theirs = schedule(facts, 50, eta), DDIMScheduler.from_config({**facts, "clip_sample": False})
+    theirs.set_timesteps(50)
+    assert plan.timesteps_T.tolist() == theirs.timesteps.tolist()
+    generator = torch.Generator().manual_seed(0)
+    for index, timestep in enumerate(theirs.timesteps):
+        x, output, noise = torch.randn(3, 2, 4, 8, 8, generator=generator)
+        expected = theirs.step(output, timestep, x, eta=eta, variance_noise=noise).prev_sample
+        gaussian = denoise(plan, output, x, torch.full((2,), index))
+        torch.testing.assert_close(gaussian.sample(noise), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("row", ["f32", "f64full"])
+def test_mean_std_and_log_prob_are_the_golden_ones(row):
+    plan = schedule(config(), 20, 1.0)
+    assert plan.timesteps_T.tolist() == GOLDEN["f32_20_timesteps"].tolist()
+    np.testing.assert_allclose(plan.sigma_T, GOLDEN[f"{row}_20_std"], rtol=1e-5)
+    for index in range(20):
+        eps, x, noise, given = (
+            torch.tensor(GOLDEN[f"in_20_{name}"][index]) for name in ("eps", "x_t", "noise", "given_prev")
+        )
+        gaussian = denoise(plan, eps, x, torch.full((4,), index))
+        drawn = gaussian.sample(noise)
+        np.testing.assert_allclose(gaussian.mean_BCHW, GOLDEN[f"{row}_20_mean"][index], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(drawn, GOLDEN[f"{row}_20_prev_sample"][index], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(gaussian.log_prob(drawn), GOLDEN[f"{row}_20_log_prob"][index], atol=1e-5)
+        np.testing.assert_allclose(
+            gaussian.log_prob(given), GOLDEN[f"{row}_20_log_prob_given"][index], rtol=1e-5, atol=2e-5
+        )
+
+
+def test_rows_may_have_timesteps_of_their_own():
+    plan = schedule(config(), 20, 1.0)
+    index, row = GOLDEN["mixed_f32_20_index"], GOLDEN["mixed_f32_20_row"]
+    eps, x, given = (torch.tensor(GOLDEN[f"in_20_{name}"][index, row]) for name in ("eps", "x_t", "given_prev"))
+    log_prob = denoise(plan, eps, x, torch.tensor(index)).log_prob(given)
+    np.testing.assert_allclose(log_prob, GOLDEN["mixed_f32_20_log_prob"], atol=1e-5)
+
+
+def test_log_prob_is_a_gaussians_mean_over_dimensions():
+    plan = schedule(config(), 20, 1.0)
+    output, x, other = torch.randn(3, 2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    gaussian = denoise(plan, output, x, torch.tensor([3, 15]))
+    normal = torch.distributions.Normal(gaussian.mean_BCHW, gaussian.std_B[:, None, None, None].expand_as(x))
+    torch.testing.assert_close(gaussian.log_prob(other), normal.log_prob(other).mean((1, 2, 3)))
+
+
+def test_log_prob_sends_no_gradient_into_what_was_drawn():
+    plan = schedule(config(), 20, 1.0)
+    output = torch.randn(1, 4, 8, 8, requires_grad=True)
+    gaussian = denoise(plan, output, torch.randn(1, 4, 8, 8), torch.tensor([4]))
+    (gradient,) = torch.autograd.grad(gaussian.log_prob(gaussian.sample(torch.randn(1, 4, 8, 8))).sum(), output)
+    assert gradient.abs().sum() > 0  # it would be zero if x_{t-1} = mean + std * noise were not held fixed
+
+
+def test_half_precision_output_is_computed_in_fp32():
+    plan = schedule(config(), 20, 1.0)
+    output = torch.randn(1, 4, 8, 8).half()
+    gaussian = denoise(plan, output, torch.randn(1, 4, 8, 8), torch.tensor([19]))
+    assert gaussian.mean_BCHW.dtype == gaussian.log_prob(gaussian.mean_BCHW).dtype == torch.float32
+
+
+def test_eta_zero_is_refused():
+    with pytest.raises(InputError, match="eta is 0"):
+        schedule(config(), 20, 0.0)
+
+
+def test_a_last_step_without_noise_is_not_trained():
+    assert schedule(config(set_alpha_to_one=False), 20, 1.0).stochastic_T == list(range(20))
+    assert schedule(config(set_alpha_to_one=True), 20, 1.0).stochastic_T == list(range(19))
+
+
+def test_steps_offset_zero_gives_no_nan():
+    plan = schedule(config(steps_offset=0), 20, 1.0)
+    assert torch.isfinite(plan.sigma_T).all()
+    assert all(plan.sigma_T[index] > 0 for index in plan.stochastic_T)
+
+
+def test_guidance_one_is_the_prompts_own_prediction():
+    null, text = torch.randn(2, 1, 4, 8, 8)
+    torch.testing.assert_close(guide(null, text, 1.0), text)
+    torch.testing.assert_close(guide(null, text, 5.0), 5 * text - 4 * null, rtol=1e-4, atol=1e-5)

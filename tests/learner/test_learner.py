@@ -1,0 +1,171 @@
+"""The learner on a tiny real model: property 1, gradients, masking, delivery."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from actors.prompts import Draw, source
+from actors.sampler import Sampler
+from ddpo.base import find
+from ddpo.config import Run
+from ddpo.errors import DeliveryError
+from ddpo.types import Trajectory
+from learner.learner import Learner
+
+ADVANTAGES = np.array([1.0, -1.0, 0.5, 2.0, -0.5, 0.3, -2.0, 0.7])
+ALL = np.ones(8, bool)
+
+
+def drawn(run: Run, learner: Learner, batch: int = 0) -> list[Trajectory]:
+    sampler = Sampler(run, find(run.policy.base))
+    prompts = Draw(run, source(run.prompts))(batch)
+    return [sampler.sample(part, learner.policy())[1] for part in prompts.chunks(run.actors.batch)]
+
+
+def made(make_run: Callable[..., Run], *overrides: str) -> tuple[Run, Learner, list[Trajectory]]:
+    run = make_run(*overrides)
+    learner = Learner(run, find(run.policy.base))
+    return run, learner, drawn(run, learner)
+
+
+def test_ratio_is_exactly_one_with_unchanged_weights(make_run):
+    _, learner, trajectories = made(make_run, "learner.minibatch=8")
+    report = learner.update(trajectories, ADVANTAGES, ALL)
+    assert report.max_abs_log_prob_delta == 0.0
+    assert report.ratio_min == report.ratio_max == 1.0
+    assert report.clip_fraction == report.approx_kl == 0.0
+    assert list(report.log_prob_delta_by_timestep) == [801, 601, 401, 201, 1]
+    assert report.pairs == 8 * 5 and report.updates == 1
+
+
+def test_ratio_is_still_exactly_one_after_updates(make_run):
+    run, learner, trajectories = made(make_run, "learner.minibatch=8")
+    learner.update(trajectories, ADVANTAGES, ALL)
+    report = learner.update(drawn(run, learner, 1), ADVANTAGES, ALL)
+    assert report.max_abs_log_prob_delta == 0.0
+
+
+@pytest.mark.parametrize("micro", [1, 3, 16, 64])
+def test_micro_batches_change_nothing_but_rounding(make_run, micro):
+    _, reference, trajectories = made(make_run, "learner.minibatch=8")
+    _, learner, _ = made(make_run, "learner.minibatch=8", f"learner.micro_batch={micro}")
+    expected = reference.update(trajectories, ADVANTAGES, ALL)
+    report = learner.update(trajectories, ADVANTAGES, ALL)
+    assert report.max_abs_log_prob_delta < 1e-5
+    assert report.grad_norm == pytest.approx(expected.grad_norm, rel=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_half_precision_base_trains_fp32_lora(make_run, precision):
+    _, learner, trajectories = made(make_run, "learner.minibatch=8", f"policy.dtype={precision}")
+    before = learner.denoiser.weights()
+    report = learner.update(trajectories, ADVANTAGES, ALL)
+    assert {weight.dtype for weight in learner.denoiser.trainable.values()} == {torch.float32}
+    assert learner.denoiser.unet.conv_in.weight.dtype != torch.float32
+    assert report.max_abs_log_prob_delta == 0.0
+    assert any(not np.array_equal(before[name], after) for name, after in learner.denoiser.weights().items())
+
+
+def test_full_fine_tuning_changes_every_weight(make_run):
+    _, learner, trajectories = made(make_run, "policy.train=full", "learner.minibatch=8")
+    before = learner.denoiser.weights()
+    report = learner.update(trajectories, ADVANTAGES, ALL)
+    assert report.max_abs_log_prob_delta == 0.0
+    after = learner.denoiser.weights()
+    assert "conv_in.weight" in after
+    assert all(not np.array_equal(before[name], after[name]) for name in after)
+
+
+def test_lora_leaves_the_base_alone_and_gradient_checkpointing_gives_the_same(make_run):
+    _, plain, trajectories = made(make_run, "learner.minibatch=8")
+    _, saving, _ = made(make_run, "learner.minibatch=8", "learner.gradient_checkpointing=true")
+    base = plain.denoiser.unet.conv_in.weight.clone()
+    plain.update(trajectories, ADVANTAGES, ALL)
+    saving.update(trajectories, ADVANTAGES, ALL)
+    assert torch.equal(base, plain.denoiser.unet.conv_in.weight)
+    assert plain.policy().digest == saving.policy().digest
+
+
+def test_without_guidance_the_unet_is_asked_once(make_run):
+    _, learner, trajectories = made(make_run, "policy.guidance=1", "learner.minibatch=8")
+    sizes = []
+    learner.denoiser.unet.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    assert learner.update(trajectories, ADVANTAGES, ALL).max_abs_log_prob_delta == 0.0
+    assert sizes == [4] * 10
+
+
+def test_a_positive_advantage_makes_what_was_drawn_more_likely(make_run):
+    _, learner, trajectories = made(make_run, "lag=1", "learner.minibatch=8", "learner.lr=1e-3", "learner.clip=10")
+    learner.update(trajectories, np.ones(8), ALL)
+    report = learner.update(trajectories, np.ones(8), ALL)  # the same images, one update later
+    assert report.lag == 1
+    assert report.loss < -1  # the mean of -A rho with A = 1: rho rose above 1
+
+
+def test_masked_images_do_not_move_the_weights(make_run):
+    _, learner, trajectories = made(make_run)
+    _, other, _ = made(make_run)
+    kept = np.array([True, False] * 4)
+    learner.update(trajectories, ADVANTAGES, kept)
+    spoiled = [dataclasses.replace(t, log_probs_BT=t.log_probs_BT.copy()) for t in trajectories]
+    for trajectory in spoiled:
+        trajectory.log_probs_BT[1::2] = 1e6
+    report = other.update(spoiled, np.where(kept, ADVANTAGES, 1e6), kept)
+    assert learner.policy().digest == other.policy().digest
+    assert report.pairs == 4 * 5
+
+
+def test_timestep_fraction_draws_a_part_anew_for_every_image(make_run):
+    _, learner, _ = made(make_run, "learner.timestep_fraction=0.5", "learner.inner_epochs=2")
+    epochs = [np.concatenate(list(learner._minibatches(epoch, ALL))) for epoch in range(2)]
+    for pairs in epochs:
+        images, counts = np.unique(pairs[:, 0], return_counts=True)
+        assert images.tolist() == list(range(8)) and set(counts) == {2}
+    assert not np.array_equal(epochs[0], epochs[1])
+    assert len({tuple(epochs[0][epochs[0][:, 0] == image][:, 1]) for image in range(8)}) > 1
+
+
+def test_score_function_and_importance_sampling_agree_on_the_first_update(make_run):
+    _, sampling, trajectories = made(make_run, "learner.minibatch=8")
+    _, score, _ = made(make_run, "learner.minibatch=8", "learner.algorithm=ddpo-sf")
+    sampling.update(trajectories, ADVANTAGES, ALL)
+    score.update(trajectories, ADVANTAGES, ALL)
+    for name, weight in sampling.denoiser.weights().items():
+        np.testing.assert_allclose(score.denoiser.weights()[name], weight, rtol=1e-4, atol=1e-6)
+
+
+def test_a_trajectory_of_unknown_weights_is_refused(make_run):
+    _, learner, trajectories = made(make_run)
+    forged = [dataclasses.replace(trajectories[0], digest="0" * 64), trajectories[1]]
+    with pytest.raises(DeliveryError, match="did not load"):
+        learner.update(forged, ADVANTAGES, ALL)
+
+
+def test_a_trajectory_older_than_lag_is_refused(make_run):
+    _, learner, trajectories = made(make_run)
+    learner.update(trajectories, ADVANTAGES, ALL)
+    with pytest.raises(DeliveryError, match="within lag 0"):
+        learner.update(trajectories, ADVANTAGES, ALL)
+
+
+def test_other_timesteps_are_refused(make_run):
+    _, learner, trajectories = made(make_run)
+    moved = [dataclasses.replace(t, timesteps_T=t.timesteps_T + 1) for t in trajectories]
+    with pytest.raises(DeliveryError, match="timesteps"):
+        learner.update(moved, ADVANTAGES, ALL)
+
+
+def test_restored_learner_goes_on_bit_for_bit(make_run):
+    run, learner, trajectories = made(make_run)
+    learner.update(trajectories, ADVANTAGES, ALL)
+    resumed = Learner(run, find(run.policy.base))
+    resumed.restore(learner.step, learner.state(), list(learner.known))
+    batch = drawn(run, learner, 1)
+    learner.update(batch, ADVANTAGES, ALL)
+    resumed.update(batch, ADVANTAGES, ALL)
+    assert learner.policy().digest == resumed.policy().digest
