@@ -32,7 +32,7 @@ class RaySamplers:
     def __init__(self, run: Run, base: BaseModel, environment: dict[str, Any]) -> None:
         self.size = run.actors.batch
         self.actors = [self._start(run, base, environment, index) for index in range(run.actors.count)]
-        self.started = [actor.fingerprint.remote() for actor in self.actors]
+        self.started = [actor.fingerprint.options(max_task_retries=0).remote() for actor in self.actors]
 
     def _start(self, run: Run, base: BaseModel, environment: dict[str, Any], index: int) -> Any:
         options = {

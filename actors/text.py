@@ -50,7 +50,7 @@ class TextEncoder:
         self.tokenizer = load_tokenizer(base)
         self.device = device(config.device)
         try:
-            encoder = CLIPTextModel.from_pretrained(
+            encoder: Any = CLIPTextModel.from_pretrained(
                 str(base.folder / "text_encoder"), dtype=DTYPES[config.dtype], use_safetensors=True
             )
         except (OSError, ValueError, RuntimeError) as error:

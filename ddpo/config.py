@@ -270,7 +270,8 @@ def _fits(hint: Any, value: Any) -> bool:
 
 
 def _type_name(hint: Any) -> str:
-    names = {int: "a whole number", float: "a number", str: "a text in quotes", bool: "true or false"}
+    names = {int: "a whole number", float: "a number", str: "a text in quotes", bool: "true or false",
+             list: "a list", dict: "a table"}
     return names.get(hint, "a list of texts" if isinstance(hint, types.GenericAlias) else hint.__name__)
 
 

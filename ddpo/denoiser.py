@@ -68,7 +68,8 @@ class Denoiser:
             output = self._predict(x_BCHW, index_B, text_BLD)
         else:
             pair = self._predict(x_BCHW.repeat(2, 1, 1, 1), index_B.repeat(2), torch.cat([null_BLD, text_BLD]))
-            output = guide(*pair.float().chunk(2), weight)
+            null, text = pair.float().chunk(2)
+            output = guide(null, text, weight)
         return denoise(self.schedule, output, x_BCHW, index_B)
 
     def _predict(self, x_BCHW: Tensor, index_B: Tensor, text_BLD: Tensor) -> Tensor:
@@ -107,10 +108,11 @@ class Denoiser:
 def _scheduler_config(base: BaseModel) -> dict[str, Any]:
     from diffusers import DDIMScheduler
 
-    return dict(DDIMScheduler.load_config(str(base.folder), subfolder="scheduler"))
+    loaded: Any = DDIMScheduler.load_config(str(base.folder), subfolder="scheduler")
+    return dict(loaded)
 
 
-def _load_unet(base: BaseModel, config: PolicyConfig) -> torch.nn.Module:
+def _load_unet(base: BaseModel, config: PolicyConfig) -> Any:
     from diffusers import UNet2DConditionModel
 
     dtype = torch.float32 if config.train == "full" else DTYPES[config.dtype]
@@ -122,7 +124,7 @@ def _load_unet(base: BaseModel, config: PolicyConfig) -> torch.nn.Module:
         raise BaseModelError(f"policy.base: the UNet of {base.name} cannot be loaded: {error}") from error
 
 
-def _make_trainable(unet: torch.nn.Module, config: PolicyConfig, seed: int) -> None:
+def _make_trainable(unet: Any, config: PolicyConfig, seed: int) -> None:
     if config.train == "full":
         unet.requires_grad_(True)
         return
@@ -137,7 +139,7 @@ def _make_trainable(unet: torch.nn.Module, config: PolicyConfig, seed: int) -> N
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
         try:
-            unet.add_adapter(lora)  # type: ignore[operator]
+            unet.add_adapter(lora)
         except ValueError as error:
             raise InputError(f"policy.lora_targets = {config.lora_targets} cannot get LoRA here: {error}") from None
     for weight in unet.parameters():

@@ -9,6 +9,15 @@ class InputError(DdpoError):
     """Something that the user wrote is wrong: the run did not start. Exit code 2."""
 
 
+def original(text: str) -> DdpoError | None:
+    """The error whose traceback ends `text`, if it is one of ours: Ray hands on an actor's failed start as text only."""
+    kind, colon, message = text.rpartition("\nddpo.errors.")[2].partition(": ")
+    found = globals().get(kind) if colon else None
+    if isinstance(found, type) and issubclass(found, DdpoError) and found is not ConfigError:
+        return found(message.strip())
+    return None
+
+
 class ConfigError(InputError):
     """The run file is wrong; carries every problem found, not only the first.
 

@@ -55,8 +55,10 @@ class Schedule:
 
     def to(self, device: torch.device) -> Schedule:
         """The same schedule with its tensors on a device."""
-        tensors = (self.timesteps_T, self.alpha_T, self.alpha_prev_T, self.sigma_T)
-        return Schedule(*(tensor.to(device) for tensor in tensors), self.prediction)
+        return Schedule(
+            self.timesteps_T.to(device), self.alpha_T.to(device), self.alpha_prev_T.to(device), self.sigma_T.to(device),
+            self.prediction,
+        )
 
 
 def schedule(config: Mapping[str, Any], steps: int, eta: float) -> Schedule:
@@ -68,7 +70,7 @@ def schedule(config: Mapping[str, Any], steps: int, eta: float) -> Schedule:
     """
     if eta <= 0:
         raise InputError("policy.eta is 0: every step has sigma = 0, hence no log-prob to learn from. Write eta = 1.")
-    ddim = DDIMScheduler.from_config({**config, "clip_sample": False, "thresholding": False})
+    ddim: Any = DDIMScheduler.from_config({**config, "clip_sample": False, "thresholding": False})
     ddim.set_timesteps(steps)
     timesteps, abar = torch.as_tensor(ddim.timesteps), ddim.alphas_cumprod
     previous = timesteps - ddim.config["num_train_timesteps"] // steps

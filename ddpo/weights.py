@@ -29,7 +29,7 @@ def digest(weights: Weights) -> str:
     for name in sorted(weights):
         array = np.ascontiguousarray(weights[name], dtype=np.float32)
         state.update(f"{name}:{array.shape}\n".encode())
-        state.update(memoryview(array).cast("B"))
+        state.update(array.tobytes())
     return state.hexdigest()
 
 
@@ -41,7 +41,7 @@ def pack(weights: Weights, version: int) -> Policy:
     ]
     mark = digest(weights)
     header = {"format": FORMAT, "version": version, "digest": mark, "tensors": tensors}
-    return Policy(version, mark, msgpack.packb(header, use_bin_type=True))
+    return Policy(version, mark, bytes(msgpack.packb(header, use_bin_type=True) or b""))
 
 
 def unpack(policy: Policy) -> dict[str, NDArray[np.float32]]:

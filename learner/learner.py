@@ -32,7 +32,7 @@ SHUFFLE = 2  # the learner's stream of random numbers; actors.prompts has 0 and 
 
 @dataclass(frozen=True)
 class Batch:
-    """All trajectories of a step side by side, on the learner's device."""
+    """All trajectories of a step side by side, in the host's memory; micro-batches go to the device."""
 
     states_BSCHW: Tensor
     log_probs_BT: Tensor
@@ -51,7 +51,7 @@ class Learner:
         self.run, self.step = run, 0
         self.denoiser = Denoiser(base, run.policy, run.seed)
         if run.learner.gradient_checkpointing:
-            self.denoiser.unet.enable_gradient_checkpointing()  # type: ignore[operator]
+            self.denoiser.unet.enable_gradient_checkpointing()
             self.denoiser.unet.train()
         options, weights = run.learner, self.denoiser.trainable.values()
         self.optimizer = torch.optim.AdamW(
@@ -104,15 +104,13 @@ class Learner:
         if any(not np.array_equal(trajectory.timesteps_T, timesteps) for trajectory in trajectories):
             raise DeliveryError("a trajectory was drawn on other timesteps than the learner's; its log-probs are no "
                                 "ratio's denominator. Sampler and learner must read the same scheduler config.")
-        joined = [
-            torch.tensor(np.concatenate([getattr(trajectory, name) for trajectory in trajectories]))
+        states, log_probs, text = (
+            torch.from_numpy(np.concatenate([getattr(trajectory, name) for trajectory in trajectories]))
             for name in ("states_BSCHW", "log_probs_BT", "text_BLD")
-        ]
+        )
         limit = self.run.advantage.clip
         clipped = torch.tensor(advantages_B.clip(-limit, limit), dtype=torch.float32)
-        null = torch.tensor(trajectories[0].null_LD)
-        device = self.denoiser.device
-        return Batch(joined[0].to(device), joined[1].to(device), joined[2].to(device), null.to(device), clipped.to(device))
+        return Batch(states, log_probs, text, torch.tensor(trajectories[0].null_LD), clipped)
 
     def _minibatches(self, epoch: int, kept_B: NDArray[np.bool_]) -> Iterator[NDArray[np.int64]]:
         """Pairs (image, step index) of each minibatch, shape (P, 2); all its trained timesteps, image by image."""
@@ -144,19 +142,20 @@ class Learner:
         return float(norm)
 
     def _micro_batch(self, batch: Batch, pairs_P2: Tensor, total: int, tally: Tally, first: bool) -> None:
-        image_P, index_P = pairs_P2.to(self.denoiser.device).unbind(1)
-        text_PLD = batch.text_BLD[image_P]
+        device, (image_P, index_P) = self.denoiser.device, pairs_P2.unbind(1)
+        text_PLD = batch.text_BLD[image_P].to(device)
         gaussian = self.denoiser.step(
-            batch.states_BSCHW[image_P, index_P], index_P, text_PLD, batch.null_LD.expand_as(text_PLD)
+            batch.states_BSCHW[image_P, index_P].to(device), index_P.to(device), text_PLD,
+            batch.null_LD.to(device).expand_as(text_PLD),
         )
-        log_prob_P = gaussian.log_prob(batch.states_BSCHW[image_P, index_P + 1])
-        old_P = batch.log_probs_BT[image_P, index_P]
+        log_prob_P = gaussian.log_prob(batch.states_BSCHW[image_P, index_P + 1].to(device))
+        old_P, advantage_P = batch.log_probs_BT[image_P, index_P].to(device), batch.advantages_B[image_P].to(device)
         objective = OBJECTIVES[self.run.learner.algorithm]
-        loss_P = objective(log_prob_P, old_P, batch.advantages_B[image_P], self.run.learner.clip)
+        loss_P = objective(log_prob_P, old_P, advantage_P, self.run.learner.clip)
         (loss_P.sum() / total).backward()
         tally.add(loss_P, log_prob_P, old_P)
         if first:
-            timesteps = self.denoiser.schedule.timesteps_T[index_P].tolist()
+            timesteps = self.denoiser.schedule.timesteps_T.cpu()[index_P].tolist()
             tally.add_first(timesteps, (log_prob_P - old_P).detach())
 
     def _report(self, tally: Tally, norms: list[float], lag: int, seconds: float) -> Report:

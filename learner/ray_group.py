@@ -78,6 +78,7 @@ class RayLearner:
     def update(self, scored: Scored, advantages_B: NDArray[np.float64]) -> Report:
         """Learn from a batch; where the actor dies, rebuild it and learn from the same batch again."""
         trajectories = [chunk.trajectory for chunk in scored.chunks]
+        self.known = self.known or [(self.policy().version, self.policy().digest)]
         for attempt in range(REBUILDS):
             if attempt:
                 self._rebuild()
