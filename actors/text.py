@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ddpo.base import BaseModel
@@ -53,7 +54,7 @@ class TextEncoder:
             encoder: Any = CLIPTextModel.from_pretrained(
                 str(base.folder / "text_encoder"), dtype=DTYPES[config.dtype], use_safetensors=True
             )
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise BaseModelError(f"policy.base: the text encoder of {base.name} cannot be loaded: {error}") from error
         self.encoder = encoder.requires_grad_(False).eval().to(self.device)
         self._one = lru_cache(maxsize=1024)(self._encode)

@@ -56,10 +56,9 @@ def _options() -> argparse.Namespace:
 
 def _pairings(options: argparse.Namespace, rounds: int) -> Iterator[Pairing]:
     base = find(options.base)
-    for compiled in (False, True):
-        run = load(RECIPE, [f"policy.base={options.base}", f"policy.compile={str(compiled).lower()}"])
-        yield parts.sampler(run, base, rounds)
-        yield parts.learner(run, base, rounds)
+    run = load(RECIPE, [f"policy.base={options.base}"])
+    yield parts.sampler(run, base, rounds)
+    yield parts.learner(run, base, rounds)
     yield from _whole(options, max(2, rounds // 2))
 
 

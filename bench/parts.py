@@ -31,9 +31,12 @@ class Pairing:
     other: str
 
 
-def pair(name: str, ours: Callable[[], object], other: Callable[[], object], rounds: int, unit: str, count: float) -> Pairing:
+def pair(
+    name: str, ours: Callable[[], object], other: Callable[[], object], rounds: int, unit: str, count: float
+) -> Pairing:
     """Time both in turns after one warm-up each; ratios above 1 mean that ours is faster."""
-    ours(), other()
+    clock(ours)
+    clock(other)
     seconds = [(clock(ours), clock(other)) for _ in range(rounds)]
     rates = [f"{count / float(np.median(column)):.2f} {unit}/s" for column in zip(*seconds, strict=True)]
     return Pairing(name, [theirs / mine for mine, theirs in seconds], *rates)
@@ -58,10 +61,10 @@ def sampler(run: Run, base: BaseModel, rounds: int) -> Pairing:
     def bare() -> None:
         with threads(run.actors.threads), torch.no_grad():
             for timestep in ours.denoiser.schedule.timesteps_T:
-                ours.denoiser._forward(x, timestep.expand(2 * rows), text_BLD, return_dict=False)
+                ours.denoiser.unet(x, timestep.expand(2 * rows), text_BLD, return_dict=False)
             ours.vae.decode(latents, return_dict=False)
 
-    name = f"sampler / bare UNet and VAE calls, batch {rows}" + (", compiled" if run.policy.compile else "")
+    name = f"sampler / bare UNet and VAE calls, batch {rows}"
     return pair(name, lambda: ours.sample(part, policy), bare, rounds, "images", rows)
 
 
@@ -78,14 +81,14 @@ def learner(run: Run, base: BaseModel, rounds: int) -> Pairing:
     def bare() -> None:
         with threads(run.learner.threads):
             for _ in range(micro_batches):
-                ours.denoiser._forward(x, timesteps, text_BLD, return_dict=False)[0].mean().backward()
+                ours.denoiser.unet(x, timesteps, text_BLD, return_dict=False)[0].mean().backward()
             ours.optimizer.zero_grad(set_to_none=True)
 
     def update() -> None:
         ours.known.append((drawn[0].version, drawn[0].digest))  # the same batch again and again
         ours.update(drawn, advantages, np.ones(count, bool))
 
-    name = f"learner / bare forward and backward, micro-batch {rows}" + (", compiled" if run.policy.compile else "")
+    name = f"learner / bare forward and backward, micro-batch {rows}"
     return pair(name, update, bare, rounds, "pairs", count * run.policy.steps)
 
 

@@ -52,14 +52,16 @@ def find(name: str) -> BaseModel:
     return _describe(name, folder, unet, vae, scheduler)
 
 
-def _describe(name: str, folder: Path, unet: dict[str, Any], vae: dict[str, Any], scheduler: dict[str, Any]) -> BaseModel:
+def _describe(
+    name: str, folder: Path, unet: dict[str, Any], vae: dict[str, Any], scheduler: dict[str, Any]
+) -> BaseModel:
     try:
         side, channels = int(unet["sample_size"]), int(unet["in_channels"])
         factor = 2 ** (len(vae["block_out_channels"]) - 1)
     except (KeyError, TypeError, ValueError) as error:
         raise BaseModelError(
-            f"policy.base: the size of {name}'s images cannot be read ({type(error).__name__}: {error}): unet/config.json "
-            "needs whole numbers sample_size and in_channels, vae/config.json a list block_out_channels."
+            f"policy.base: the size of {name}'s images cannot be read ({type(error).__name__}: {error}): unet/"
+            "config.json needs whole numbers sample_size and in_channels, vae/config.json needs block_out_channels."
         ) from None
     prediction = scheduler.get("prediction_type", "epsilon")
     return BaseModel(name, folder, (channels, side, side), side * factor, prediction)
@@ -95,7 +97,8 @@ def _json(folder: Path, file: str, name: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise BaseModelError(f"policy.base: {folder / file} cannot be read: {error}.") from None
     if not isinstance(table, dict):
-        raise BaseModelError(f"policy.base: {folder / file} is damaged: it holds no table but a {type(table).__name__}.")
+        kind = type(table).__name__
+        raise BaseModelError(f"policy.base: {folder / file} is damaged: it holds no table but a {kind}.")
     return table
 
 
@@ -111,9 +114,10 @@ def _check_prediction(scheduler: dict[str, Any], name: str) -> None:
     prediction, kind = scheduler.get("prediction_type", "epsilon"), str(scheduler.get("_class_name"))
     if "Flow" in kind or "flow" in str(prediction) or scheduler.get("use_flow_sigmas"):
         raise BaseModelError(
-            f"policy.base: {name} is a flow-matching model (its scheduler is {kind}, prediction type: flow). DDPO's policy "
-            "is the DDIM step of a model that predicts epsilon or v; a flow model under it draws noise, and its log-probs "
-            "mean nothing. Use a Stable Diffusion 1.x or 2.x model, or a flow-matching trainer such as flow_grpo."
+            f"policy.base: {name} is a flow-matching model (its scheduler is {kind}, prediction type: flow). DDPO's "
+            "policy is the DDIM step of a model that predicts epsilon or v; a flow model under it draws noise, and its "
+            "log-probs mean nothing. Use a Stable Diffusion 1.x or 2.x model, or a flow-matching trainer such as "
+            "flow_grpo."
         )
     if prediction not in ("epsilon", "v_prediction"):
         raise BaseModelError(

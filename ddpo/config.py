@@ -46,7 +46,6 @@ class PolicyConfig:
     lora_targets: list[str] = knob(["to_q", "to_k", "to_v", "to_out.0"], "modules that get LoRA matrices")
     dtype: str = knob("float32", "precision of the frozen weights", choices=("float32", "float16", "bfloat16"))
     device: str = knob("auto", "auto takes cuda where there is one", choices=("auto", "cpu", "cuda"))
-    compile: bool = knob(False, "torch.compile the UNet (pays on long runs only; see docs/benchmarks.md)")
 
 
 @dataclass(frozen=True)

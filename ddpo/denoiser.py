@@ -59,7 +59,6 @@ class Denoiser:
         self.trainable: dict[str, torch.nn.Parameter] = {
             name: weight for name, weight in self.unet.named_parameters() if weight.requires_grad
         }
-        self._forward = torch.compile(self.unet) if config.compile else self.unet
 
     def step(self, x_BCHW: Tensor, index_B: Tensor, text_BLD: Tensor, null_BLD: Tensor) -> Gaussian:
         """The policy at rows of any timesteps; index_B counts from the noisiest step."""
@@ -75,7 +74,7 @@ class Denoiser:
     def _predict(self, x_BCHW: Tensor, index_B: Tensor, text_BLD: Tensor) -> Tensor:
         dtype = self.unet.dtype
         with self._autocast():
-            return self._forward(
+            return self.unet(
                 x_BCHW.to(dtype), self.schedule.timesteps_T[index_B], text_BLD.to(dtype), return_dict=False
             )[0]
 

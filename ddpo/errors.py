@@ -10,7 +10,7 @@ class InputError(DdpoError):
 
 
 def original(text: str) -> DdpoError | None:
-    """The error whose traceback ends `text`, if it is one of ours: Ray hands on an actor's failed start as text only."""
+    """The error whose traceback ends `text`, if it is one of ours: an actor's failed start comes from Ray as text."""
     kind, colon, message = text.rpartition("\nddpo.errors.")[2].partition(": ")
     found = globals().get(kind) if colon else None
     if isinstance(found, type) and issubclass(found, DdpoError) and found is not ConfigError:

@@ -18,7 +18,8 @@ from ddpo.errors import DdpoError, InputError, Interrupted
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="ddpo", description="Fine-tune a text-to-image diffusion model on a reward (DDPO), on Ray or in one process."
+        prog="ddpo",
+        description="Fine-tune a text-to-image diffusion model on a reward (DDPO), on Ray or in one process.",
     )
     parser.add_argument("--version", action="version", version=f"ddpo {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -44,7 +45,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
 
 def _add_sample(commands: argparse._SubParsersAction) -> None:
     sample = commands.add_parser("sample", help="draw pictures with a checkpoint")
-    sample.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a checkpoint, or a run folder (its newest)")
+    sample.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a checkpoint, or a run folder's newest")
     sample.add_argument("prompts", nargs="+", metavar="PROMPT", help='for example "a cat"')
     sample.add_argument("--out", type=Path, default=Path("samples"), metavar="FOLDER", help="where to (samples)")
     sample.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="of the first image (0)")
@@ -70,7 +71,7 @@ def _train(options: argparse.Namespace) -> None:
         words, options.resume = [options.resume, *words], ""
     recipe = next((word for word in words if "=" not in word), None)
     if recipe is None:
-        raise InputError("ddpo train needs a recipe or run file, for example `ddpo train demo`; `ddpo recipes` lists them.")
+        raise InputError("train needs a recipe or run file, for example `ddpo train demo`; `ddpo recipes` lists them.")
     words.remove(recipe)
     prepared = prepare(find(recipe, words))
     if options.check:

@@ -5,16 +5,19 @@ Consumes a `Run`, produces the three pools; waits, with a deadline, for the clus
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 import secrets
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from ddpo.config import Run
 from ddpo.errors import DeadlineError, InputError, WorkerError
 from ddpo.source import fingerprint
-from deploy.interrupt import undisturbed
+from deploy.interrupt import undisturbed, whole
 from deploy.prepare import Prepared
 
 QUIET = {
@@ -41,7 +44,8 @@ def connected(run: Run) -> Iterator[None]:
     import ray
 
     try:
-        _join(address) if address else _start(run)
+        with whole():
+            _join(address) if address else _start(run)
         yield
     finally:
         with undisturbed():
@@ -57,28 +61,50 @@ def _private() -> dict[str, str]:
 def _start(run: Run) -> None:
     import ray
 
-    ray.init(
-        address="local", num_cpus=max(os.cpu_count() or 1, _cpus(run)), include_dashboard=run.ray.dashboard,
-        log_to_driver=False, configure_logging=True, logging_level="ERROR", _node_ip_address="127.0.0.1",
-    )
+    try:
+        ray.init(
+            address="local", num_cpus=max(os.cpu_count() or 1, _sum(run, "cpus")), include_dashboard=run.ray.dashboard,
+            log_to_driver=False, configure_logging=True, logging_level=logging.ERROR, _node_ip_address="127.0.0.1",
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise WorkerError(
+            f"Ray did not start on this machine ({type(error).__name__}: {str(error).partition(chr(10))[0]}). Look for "
+            "free space in /tmp and /dev/shm, or run without Ray: --in-process."
+        ) from error
+    needed, present = _sum(run, "gpus"), ray.cluster_resources().get("GPU", 0)
+    if needed > present:
+        raise InputError(
+            f"the run reserves {needed} GPUs (actors.gpus, learner.gpus, rewards.NAME.gpus), this machine has "
+            f"{present:g}. Reserve fewer, or fractions that share one, or give the ray.address of a cluster with them."
+        )
 
 
 def _join(address: str) -> None:
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # else each of its attempts is a line on the terminal
     import ray
 
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, ValueError, RuntimeError) as error:
+        _knock(address)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, ValueError, RuntimeError) as error:
         raise InputError(
-            f"no Ray cluster answers at {address!r} ({type(error).__name__}: {str(error).splitlines()[0]}). Check "
-            "ray.address (or RAY_ADDRESS) and the token (RAY_AUTH_MODE, RAY_AUTH_TOKEN), or leave both out to start a "
-            "cluster on this machine."
+            f"no Ray cluster answers at {address!r} ({type(error).__name__}: {str(error).partition(chr(10))[0]}). "
+            "Check ray.address (or RAY_ADDRESS) and the token (RAY_AUTH_MODE, RAY_AUTH_TOKEN), or leave the address "
+            "out to start a cluster on this machine."
         ) from error
 
 
-def _cpus(run: Run) -> int:
-    rewards = sum(reward.workers * reward.cpus for reward in run.rewards.values())
-    return int(run.actors.count * run.actors.cpus + rewards + run.learner.cpus + 0.999)
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens at host:port; Ray itself takes many minutes to say so."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.removeprefix("ray://"), int(port)), timeout=10).close()
+
+
+def _sum(run: Run, kind: str) -> int:
+    """All that the run reserves of "cpus" or "gpus", rounded up."""
+    rewards = sum(reward.workers * getattr(reward, kind) for reward in run.rewards.values())
+    return math.ceil(run.actors.count * getattr(run.actors, kind) + rewards + getattr(run.learner, kind))
 
 
 def pools(prepared: Prepared) -> tuple[Any, Any, Any]:
@@ -120,5 +146,5 @@ def _await_start(run: Run, started: dict[str, list[Any]]) -> None:
         )
 
 
-def _resources(table: dict[str, float]) -> str:
+def _resources(table: Mapping[str, float]) -> str:
     return ", ".join(f"{table.get(kind, 0):g} {kind}" for kind in ("CPU", "GPU"))

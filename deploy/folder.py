@@ -129,7 +129,7 @@ def write(path: Path, content: str | bytes) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(partial, path)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 

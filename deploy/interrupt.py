@@ -19,9 +19,10 @@ class Stop:
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         """The signal handler."""
-        if self.requested or not self.stepping:
-            raise KeyboardInterrupt
+        at_once = self.requested or not self.stepping
         self.requested = True
+        if at_once:
+            raise KeyboardInterrupt
         # not print(): the signal may come in the middle of another print, which Python refuses to enter again
         os.write(2, b"\nStopping after this step, with a checkpoint. Once more stops at once.\n")
 
@@ -29,6 +30,8 @@ class Stop:
         """From now on the first signal waits for the step in hand; call after Ray has put its own handlers in place."""
         self.stepping = True
         self.install()
+        if self.requested:  # while Ray started, and some library caught what the handler raised
+            raise KeyboardInterrupt
 
     def install(self) -> None:
         """Handle SIGINT and SIGTERM."""
@@ -49,8 +52,29 @@ def stoppable() -> Iterator[Stop]:
 
 
 @contextmanager
+def whole() -> Iterator[None]:
+    """Put the first SIGINT or SIGTERM off to the end of a block that starts processes, and raise KeyboardInterrupt
+    there: Python drops what is raised while it forks, so the signal would be lost. The second is not put off."""
+    noted: list[int] = []
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        noted.append(signum)
+        if len(noted) > 1:
+            raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, note) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if noted:
+        raise KeyboardInterrupt
+
+
+@contextmanager
 def undisturbed() -> Iterator[None]:
-    """Leave out SIGINT and SIGTERM for a block that cleans up: it is short, and half of it would leave things behind."""
+    """Ignore SIGINT and SIGTERM in a block that cleans up: it is short, and half of it would leave things behind."""
     before = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
     try:
         yield

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ddpo.config import Run, plain
+from ddpo.errors import InputError
 from ddpo.types import Report, Scored
 from deploy.folder import RunFolder
 
@@ -97,10 +98,17 @@ class Wandb:
             import wandb
 
             self.wandb = wandb
-            self.session = wandb.init(
-                project=run.wandb.project, name=folder.path.name, id=folder.path.name, resume="allow",
-                mode=run.wandb.mode, dir=folder.path, config=plain(run), settings=wandb.Settings(silent=True),
-            )
+            try:
+                self.session = wandb.init(
+                    project=run.wandb.project, name=folder.path.name, id=folder.path.name, resume="allow",
+                    mode=run.wandb.mode,  # type: ignore[arg-type]
+                    dir=folder.path, config=plain(run), settings=wandb.Settings(silent=True),
+                )
+            except wandb.Error as error:
+                raise InputError(
+                    f'wandb.mode = "{run.wandb.mode}": W&B did not start: {error} The run does not need it: its '
+                    'numbers are in metrics.jsonl. Log in, or write wandb.mode = "offline" or "off".'
+                ) from None
 
     def scalars(self, metrics: dict[str, Any]) -> None:
         """Log a step's numbers."""

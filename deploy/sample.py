@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ddpo.base import find
+from ddpo.base import BaseModel, find
 from ddpo.config import Run, parse
-from ddpo.errors import CheckpointError, InputError
+from ddpo.errors import BaseModelError, CheckpointError, InputError
 from deploy.folder import write
 from deploy.train import latest_checkpoint
 from learner import checkpoint
@@ -18,12 +18,14 @@ from learner import checkpoint
 
 def sample(path: Path, prompts: list[str], out: Path, seed: int, count: int, steps: int | None) -> list[Path]:
     """Draw `count` images of every prompt and return the files; the DDIM settings are those of the run."""
-    from actors.text import check_lengths
+    from actors.text import check_lengths, load_tokenizer
 
     folder = latest_checkpoint(path)
     run = _run(folder)
-    pipe = _pipeline(folder, run)
-    check_lengths(prompts, pipe.tokenizer)
+    base = find(run.policy.base)
+    check_lengths(prompts, load_tokenizer(base))
+    _make(out)
+    pipe = _pipeline(folder, run, base)
     return [
         _draw(pipe, prompt, out, seed + number, run, steps) for prompt in prompts for number in range(count)
     ]
@@ -36,23 +38,33 @@ def _run(folder: Path) -> Run:
         raise CheckpointError(f"checkpoint {folder}: {error}") from None
 
 
-def _pipeline(folder: Path, run: Run) -> Any:
+def _make(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out: {out} cannot be made: {error.strerror}. Give another folder.") from None
+
+
+def _pipeline(folder: Path, run: Run, base: BaseModel) -> Any:
     import torch
     from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from diffusers.utils.logging import disable_progress_bar
 
     from ddpo.denoiser import device
     from learner.lora import UNET_FOLDER
 
-    pipe = StableDiffusionPipeline.from_pretrained(
-        find(run.policy.base).folder, torch_dtype=torch.float32, safety_checker=None
-    )
+    disable_progress_bar()
+    try:
+        pipe = StableDiffusionPipeline.from_pretrained(base.folder, safety_checker=None, use_safetensors=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise BaseModelError(f"policy.base: {base.name} cannot be loaded: {error}") from error
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
     if run.policy.train == "full":
         pipe.unet = UNet2DConditionModel.from_pretrained(folder, subfolder=UNET_FOLDER)
     else:
-        pipe.load_lora_weights(folder)
+        pipe.load_lora_weights(str(folder))
     pipe.set_progress_bar_config(disable=True)
-    return pipe.to(device(run.policy.device))
+    return pipe.to(device(run.policy.device), torch.float32)
 
 
 def _draw(pipe: Any, prompt: str, out: Path, seed: int, run: Run, steps: int | None) -> Path:
@@ -69,7 +81,6 @@ def _draw(pipe: Any, prompt: str, out: Path, seed: int, run: Run, steps: int | N
     name = "".join(letter if letter.isalnum() else "-" for letter in prompt)[:60].strip("-") or "image"
     path = out / f"{name}-{seed}.png"
     try:
-        out.mkdir(parents=True, exist_ok=True)
         write(path, buffer.getvalue())
     except OSError as error:
         raise InputError(f"--out: {path} cannot be written: {error.strerror}.") from None

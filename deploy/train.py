@@ -1,6 +1,7 @@
 """`ddpo train`: puts the rooms together, runs the main loop, keeps the run folder.
 
-Consumes a prepared run, produces the run folder; waits for the pools. Never imports torch itself where Ray does the work.
+Consumes a prepared run, produces the run folder; waits for the pools. Where Ray does the work, torch is not
+imported here.
 """
 
 from __future__ import annotations
@@ -54,18 +55,22 @@ def train(prepared: Prepared, runs: Path, resume: str | None, in_process: bool) 
 
 
 def _run(prepared: Prepared, folder: RunFolder, saved: Checkpoint | None, in_process: bool, stop: Stop) -> None:
-    with _pools(prepared, in_process) as (samplers, rewards, learner, fetch):
-        stop.wait_for_step()
-        with guarded(folder.path):
-            folder.cut_to(saved.step if saved else 0)
-        Session(prepared, folder, samplers, rewards, learner, fetch, stop).go(saved)
+    wandb = Wandb(prepared.run, folder)
+    try:
+        with _pools(prepared, in_process) as (samplers, rewards, learner, fetch):
+            stop.wait_for_step()
+            with guarded(folder.path):
+                folder.cut_to(saved.step if saved else 0)
+            Session(prepared, folder, samplers, rewards, learner, fetch, stop, wandb).go(saved)
+    finally:
+        wandb.close()
 
 
 def _announce(folder: RunFolder, run: Run, saved: Checkpoint | None) -> None:
     """Say where the run goes, and why there."""
     note = ""
     if _finished(folder, run, saved):
-        note = f" is finished: {run.steps} of {run.steps} steps. To go on, ask for more, for example steps={2 * run.steps}"
+        note = f" is finished: {run.steps} of {run.steps} steps. To go on, ask for more, such as steps={2 * run.steps}"
     elif saved:
         note = f" goes on after step {saved.step} of {run.steps}"
     elif folder.path.name != run.name:
@@ -126,9 +131,10 @@ class Session:
     """One call of `ddpo train`: from a checkpoint or the start, to the last step or an interrupt."""
 
     def __init__(
-        self, prepared: Prepared, folder: RunFolder, samplers: Any, rewards: Any, learner: Any, fetch: Any, stop: Stop
+        self, prepared: Prepared, folder: RunFolder, samplers: Any, rewards: Any, learner: Any, fetch: Any, stop: Stop,
+        wandb: Wandb,
     ) -> None:
-        self.prepared, self.run, self.folder, self.stop = prepared, prepared.run, folder, stop
+        self.prepared, self.run, self.folder, self.stop, self.wandb = prepared, prepared.run, folder, stop, wandb
         self.samplers, self.rewards, self.learner = samplers, rewards, learner
         self.advantage = Advantage(self.run.advantage)
         self.gallery = Gallery(prepared.fixed, samplers, rewards, fetch, folder)
@@ -140,12 +146,11 @@ class Session:
         if saved:
             self.learner.restore(saved.step, saved.learner, [(p.version, p.digest) for p in policies])
             self.advantage.restore(saved.advantage)
-        self.progress, self.wandb = Progress(self.run, self.learner.step), Wandb(self.run, self.folder)
+        self.progress = Progress(self.run, self.learner.step)
         try:
             self._learn(saved)
         finally:
             self.progress.close()
-            self.wandb.close()
 
     def _learn(self, saved: Checkpoint | None) -> None:
         if self._has_grid(self.learner.step) and not self.gallery.has(self.learner.step):

@@ -19,7 +19,7 @@ from typing import Any
 
 from ddpo.errors import InputError, RewardError
 
-RewardFunction = Callable[[Any, Any, Any], tuple[Any, dict[str, Any]]]
+RewardFunction = Callable[[Any, Any, Any], Any]
 
 
 def read_source(path: str, function: str, key: str) -> str:
@@ -30,8 +30,8 @@ def read_source(path: str, function: str, key: str) -> str:
     except OSError as error:
         raise InputError(f"rewards.{key}.path: cannot read {path}: {error.strerror}. Give a Python file.") from None
     except SyntaxError as error:
-        raise InputError(f"rewards.{key}.path: {path}, line {error.lineno}: {error.msg}.") from None
-    except ValueError as error:  # bytes that are no UTF-8, or zeros
+        raise InputError(f"rewards.{key}.path: {path}, line {error.lineno or 1}: {error.msg}.") from None
+    except ValueError as error:  # bytes that are no UTF-8
         raise InputError(f"rewards.{key}.path: {path} is no Python text: {error}.") from None
     names = sorted(symbol.get_name() for symbol in symbols if symbol.is_assigned() or symbol.is_imported())
     if function not in names:

@@ -14,13 +14,13 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from ddpo.config import RewardConfig, Run
-from ddpo.errors import DdpoError, DeadlineError, WorkerError
+from ddpo.errors import DdpoError, DeadlineError, WorkerError, original
 from ddpo.source import fingerprint
 from ddpo.types import Rollouts, Scored, Scores
 from rewards.batch import combine
 from rewards.worker import RewardWorker
 
-GRACE = 30.0  # a worker enforces its own timeout; the driver steps in where that did not help (C code that never returns)
+GRACE = 30.0  # a worker enforces its own timeout; the driver steps in where that did not help (endless C code)
 
 
 class RewardActor(RewardWorker):
@@ -56,9 +56,9 @@ class InFlight:
             done, waiting = ray.wait(waiting, num_returns=1, timeout=self.patience)
             if not done:
                 raise DeadlineError(
-                    f"step {self.rollouts.prompts.step}: {len(waiting)} of {total} chunks are not {what} and none came "
-                    f"within {self.patience:g} s. Look at the worker's log (ray logs, or the dashboard's Actors page); "
-                    "for slow work raise actors.timeout or rewards.NAME.timeout."
+                    f"step {self.rollouts.prompts.step + 1}: {len(waiting)} of {total} chunks are not {what} and none "
+                    f"came within {self.patience:g} s. Look at the worker's log (ray logs, or the dashboard's Actors "
+                    "page); for slow work raise actors.timeout or rewards.NAME.timeout."
                 )
 
 
@@ -70,7 +70,7 @@ def fetch(references: list[Any], seconds: float) -> list[Any]:
         cause = error.cause
         raise (cause if isinstance(cause, DdpoError) else WorkerError(str(error))) from None
     except RayActorError as error:
-        raise WorkerError(f"a worker died and could not be replaced: {error}") from error
+        raise original(str(error)) or WorkerError(f"a worker died and could not be replaced: {error}") from None
 
 
 class RayRewards:
@@ -83,7 +83,9 @@ class RayRewards:
             name: [self._start(name, reward, source[name], environment, index) for index in range(reward.workers)]
             for name, reward in run.rewards.items()
         }
-        self.started = [worker.fingerprint.remote() for pool in self.workers.values() for worker in pool]
+        self.started = [
+            worker.fingerprint.options(max_task_retries=0).remote() for pool in self.workers.values() for worker in pool
+        ]
 
     def _start(
         self, name: str, reward: RewardConfig, source: str, environment: dict[str, Any], index: int

@@ -1,0 +1,109 @@
+"""The sections of curves: the reward, the policy updates and the noise floor. Consume a run, produce HTML."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from deploy.report import charts
+from deploy.report.markup import HALF, figure, table, twice
+from deploy.report.read import Row, Run
+from deploy.report.scale import number, thin
+
+TABLE_ROWS = 200
+COLUMNS = {  # of the table, with their significant digits
+    "reward_mean": 3, "reward_std": 3, "clip_fraction": 3, "approx_kl": 3,
+    "ratio_min": 6, "ratio_max": 6, "grad_norm": 3, "loss": 3,
+}  # fmt: skip
+
+
+def reward(run: Run) -> str:
+    """The reward curve, the curves of its parts where there are several, and all steps as a table."""
+    if not run.rows:
+        return "<p>No step has a reward yet.</p>"
+    curve = figure(twice(lambda width: charts.reward_chart(run, width)), _reward_caption(run))
+    return curve + _reward_parts(run.rows) + _steps_table(run.rows)
+
+
+def _reward_caption(run: Run) -> str:
+    sign = "minus " if all(row["reward_mean"] <= 0 for row in run.rows) else ""
+    meaning = f"The reward is {sign}the size of the image as a JPEG, in kB. " if run.unit else ""
+    fixed = "Diamonds: mean reward of the fixed images above. " if run.fixed_means else ""
+    return (
+        f"{meaning}Line: mean reward of the images that each step trained on; band: ± one standard deviation over "
+        f"those images; dotted: the first step's mean. {fixed}One reward query is one image scored."
+    )
+
+
+def _reward_parts(rows: Sequence[Row]) -> str:
+    names = list(rows[-1]["rewards"])
+    if len(names) == 1:
+        return ""
+    drawn = [_small(rows, {name: [row["rewards"][name] for row in rows]}, "mean", escape(name)) for name in names]
+    return f'<div class="small">{"".join(drawn)}</div>'
+
+
+def _steps_table(rows: Sequence[Row]) -> str:
+    """Every step's numbers, for those who read tables rather than curves."""
+    shown = thin(rows, TABLE_ROWS)
+    head = ["step", "queries", *(key.replace("_", " ") for key in COLUMNS)]
+    body = [
+        [f"{row['step']:,}", f"{row['reward_queries']:,}", *(number(row[k], d) for k, d in COLUMNS.items())]
+        for row in shown
+    ]
+    which = "Every step" if len(shown) == len(rows) else f"{len(shown)} of {len(rows):,} steps"
+    return f"<details><summary>{which} as a table</summary>{table(head, body)}</details>"
+
+
+def _small(
+    rows: Sequence[Row], series: Mapping[str, Sequence[float]], name: str, caption: str,
+    marks: Mapping[str, float] | None = None,
+) -> str:  # fmt: skip
+    return figure(twice(lambda width: charts.lines_chart(rows, series, name, marks or {}, width), HALF), caption)
+
+
+def updates(run: Run) -> str:
+    """Small charts of what the updates did: clipping, divergence, ratios, gradient."""
+    if not run.rows:
+        return "<p>No update is logged yet.</p>"
+    ratios = {"largest": _column(run, "ratio_max"), "smallest": _column(run, "ratio_min")}
+    marks = {"1 + clip": 1 + run.clip, "1 − clip": 1 - run.clip}
+    caption = f"{RATIO}; dotted: the clip range 1 ± {number(run.clip, 2)}."
+    drawn = [
+        _small(run.rows, {"clip_fraction": _column(run, "clip_fraction")}, "clip fraction", CLIP_FRACTION),
+        _small(run.rows, {"approx_kl": _column(run, "approx_kl")}, "approximate KL", APPROX_KL),
+        _small(run.rows, ratios, "ratio p / p_old", caption, marks),
+        _small(run.rows, {"grad_norm": _column(run, "grad_norm")}, "gradient norm", GRAD_NORM),
+    ]
+    return f'<div class="small">{"".join(drawn)}</div>'
+
+
+def _column(run: Run, key: str) -> list[float]:
+    return [row[key] for row in run.rows]
+
+
+CLIP_FRACTION = "Clip fraction: share of (image, timestep) pairs whose ratio left the clip range."
+APPROX_KL = "Approximate KL divergence between the policy that sampled and the updated one."
+RATIO = "Largest and smallest importance ratio p / p<sub>old</sub> of each step"
+GRAD_NORM = "Norm of the gradient before it is scaled down, mean over the updates of a step."
+
+
+def noise(run: Run) -> str:
+    """How far the learner's log-probs are from the samplers' before any update, timestep by timestep."""
+    if not run.rows:
+        return "<p>No log-prob differences are logged.</p>"
+    worst = max(max(values) for values in charts.delta_by_timestep(run.rows).values())
+    share = f"The largest is {number(worst, 2)}, {number(100 * worst / run.clip, 2)} % of the clip range."
+    found = share if worst else "It is exactly zero everywhere."
+    meaning = LAGGED if run.config["lag"] else NOISE
+    caption = f"{meaning} Each bar runs from the smallest to the largest of the steps. {found}"
+    return figure(twice(lambda width: charts.noise_chart(run.rows, run.clip, width)), caption)
+
+
+DELTA = (
+    "Mean |Δ log-prob| between learner and samplers in the first minibatch of a step, at each timestep; denoising runs "
+    "from left to right."
+)
+NOISE = f"{DELTA} The weights are still those that sampled, so whatever differs is numerical noise."
+LAGGED = (
+    f"{DELTA} Images are as many updates old as the lag says, so this is the policy's own change on top of numerical "
+    "noise."
+)

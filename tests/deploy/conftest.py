@@ -1,0 +1,69 @@
+"""The real command line for tests: called in this process, or as a process group of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import tiny
+from terminal import Answer, Started, write_run
+
+from deploy.__main__ import main
+
+
+@pytest.fixture
+def ddpo(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Answer]:
+    """ddpo("train", ...) in a folder of its own; no command may show a traceback."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str | Path) -> Answer:
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as end:  # argparse's
+            code = int(end.code or 0)
+        out, err = capfd.readouterr()
+        assert "Traceback" not in out + err
+        return Answer(code, out, err)
+
+    return call
+
+
+@pytest.fixture
+def run_file(model: Path, tmp_path: Path) -> Path:
+    """The small run as a file."""
+    return write_run(tmp_path / "small.toml", tiny.run(model))
+
+
+@pytest.fixture
+def train(ddpo: Callable[..., Answer], run_file: Path) -> Callable[..., Answer]:
+    """train("lag=1", ...): the small run in this process."""
+    return lambda *words: ddpo("train", run_file, "--in-process", *words)
+
+
+@pytest.fixture
+def reward_file(tmp_path: Path) -> Callable[[str], list[str]]:
+    """reward_file(source): the overrides that make it the run's only reward, with 5 s a chunk."""
+
+    def write(source: str) -> list[str]:
+        path = tmp_path / "mine.py"
+        path.write_text(source)
+        return ["rewards.jpeg.kind=function", f"rewards.jpeg.path={path}", "rewards.jpeg.timeout=5"]
+
+    return write
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Started]]:
+    """start("train", ...) in the background; whatever is left of it is killed in the end."""
+    started: list[Started] = []
+
+    def begin(*words: str | Path) -> Started:
+        started.append(Started(tmp_path, [str(word) for word in words]))
+        return started[-1]
+
+    yield begin
+    for command in started:
+        for process in command.left():
+            process.kill()
+        command.process.wait(30)

@@ -1,0 +1,139 @@
+"""The commands as a user types them: help, recipes, --check, sample, and what is loaded for each."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+from PIL import Image
+from terminal import write_run
+
+from deploy.__main__ import main
+
+HEAVY = {"torch", "ray", "diffusers", "transformers", "wandb"}
+
+
+def test_help_lists_and_mistakes_load_no_heavy_library(run_file):
+    commands = [["--help"], ["train", "--help"], ["recipes"], ["train", "demmo"], ["train", str(run_file), "lag=x"],
+                ["train", str(run_file), "policy.base=/nowhere"]]
+    code = (
+        "import sys\nfrom deploy.__main__ import main\n"
+        f"for command in {commands!r}:\n"
+        "    try: print('code', main(command))\n"
+        "    except SystemExit as end: print('code', end.code)\n"
+        f"    print('heavy', sorted({HEAVY!r} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if line.startswith("code")] == ["code 0"] * 3 + ["code 2"] * 3
+    assert {line for line in lines if line.startswith("heavy")} == {"heavy []"}
+    assert "train" in done.stdout and "sample" in done.stdout and "recipes" in done.stdout
+
+
+def test_python_m_deploy_is_the_same_program():
+    done = subprocess.run([sys.executable, "-m", "deploy", "nonsense"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and done.stderr.startswith("usage: ddpo")
+    assert "invalid choice: 'nonsense'" in done.stderr
+
+
+def test_recipes_are_listed_with_what_they_do(ddpo):
+    answer = ddpo("recipes")
+    assert answer.code == 0
+    listed = dict(line.split(maxsplit=1) for line in answer.out.splitlines())
+    assert {"demo", "compressibility", "incompressibility"} <= listed.keys()
+    assert all(len(text) > 20 for text in listed.values())
+
+
+def test_check_prints_the_run_and_its_arithmetic_and_starts_nothing(train, tmp_path, model):
+    answer = train("--check", "lag=1")
+    assert answer.code == 0 and answer.err == ""
+    for text in ("[learner]", "images_per_step = 8", "lag = 1", 'kind = "compressibility"', f'base = "{model}"'):
+        assert text in answer.out
+    arithmetic = answer.out.partition("Arithmetic\n")[2]
+    assert "8 a step in 2 chunks of 4; 16 reward queries in 2 steps" in arithmetic
+    assert "2 a step, 4 in all, each over 4 images x 5 timesteps = 20 pairs in 5 micro-batches" in arithmetic
+    assert "latent 4x8x8 (256 dimensions), predicts epsilon" in arithmetic
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("{}", "--check", "lag=1"), ("--check", "{}", "lag=1"), ("{}", "--resume", "lag=1", "--check"),
+     ("--resume", "{}", "lag=1", "--check"), ("lag=1", "{}", "--check")],
+)
+def test_words_and_options_come_in_any_order(ddpo, run_file, words):
+    answer = ddpo("train", *[word.format(run_file) for word in words])
+    assert answer.code == 0 and "lag = 1" in answer.out, answer.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("train",), "needs a recipe or run file"),
+        (("train", "lag=1"), "needs a recipe or run file"),
+        (("train", "demo", "--chekc"), "unrecognized arguments: --chekc"),
+        ((), "COMMAND"),
+        (("sample", "runs/none", "a cat"), "neither a checkpoint nor a run folder"),
+        (("sample", "runs/none"), "PROMPT"),
+        (("sample", "runs/none", "a cat", "--count", "0"), "'0' is not a whole number of 1 or more"),
+        (("sample", "runs/none", "a cat", "--steps", "-3"), "'-3' is not a whole number of 1 or more"),
+        (("sample", "runs/none", "a cat", "--seed", "x"), "'x' is not a whole number of 0 or more"),
+    ],
+)
+def test_a_wrong_command_is_told_what_is_missing(ddpo, words, said):
+    answer = ddpo(*words)
+    assert answer.code == 2 and said in answer.err
+
+
+@pytest.fixture(scope="module")
+def finished(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small finished run."""
+    folder = tmp_path_factory.mktemp("finished")
+    file = write_run(folder / "small.toml", tiny.run(model))
+    assert main(["train", str(file), "--in-process", "--runs", str(folder / "runs")]) == 0
+    return folder / "runs" / "small"
+
+
+def test_a_run_says_where_it_is_and_leaves_what_others_rely_on(finished):
+    present = {path.name for path in finished.iterdir()}
+    files = {"config.toml", "run.json", "metrics.jsonl", "report.html", "result.json"}
+    assert present == {"checkpoints", "images"} | files
+
+
+def test_a_name_that_is_taken_gets_a_number_and_says_so(train, tmp_path):
+    (tmp_path / "runs" / "small").mkdir(parents=True)
+    answer = train("steps=1")
+    assert answer.code == 0
+    assert "Run folder: runs/small-2 (there is a run 'small' already; --resume would go on" in answer.err
+    assert answer.out.strip() == "Report: runs/small-2/report.html"
+    assert list((tmp_path / "runs" / "small").iterdir()) == []
+
+
+def test_sample_draws_with_the_trained_weights(ddpo, finished, tmp_path):
+    newest = ddpo("sample", finished, "a cat", "a dog", "--count", "2", "--steps", "2")
+    assert newest.code == 0 and newest.err == ""
+    assert newest.out.split() == [f"samples/a-{animal}-{seed}.png" for animal in ("cat", "dog") for seed in (0, 1)]
+    first = ddpo("sample", finished / "checkpoints" / "000001", "a cat", "--steps", "2", "--out", "first")
+    assert first.code == 0
+    pictures = [Image.open(tmp_path / name).tobytes() for name in ("samples/a-cat-0.png", "first/a-cat-0.png")]
+    assert pictures[0] != pictures[1]
+
+
+def test_sample_refuses_before_it_draws(ddpo, finished, tmp_path):
+    assert "this model reads 24" in ddpo("sample", finished, "a cat" * 20).err
+    (tmp_path / "file").write_text("")
+    unwritable = ddpo("sample", finished, "a cat", "--out", "file/under")
+    assert unwritable.code == 2 and "--out: file/under cannot be made: Not a directory" in unwritable.err
+
+
+def test_sample_refuses_a_damaged_checkpoint(ddpo, finished, tmp_path):
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "-r", finished / "checkpoints" / "000002", copy], check=True)
+    with (copy / "pytorch_lora_weights.safetensors").open("r+b") as file:
+        file.seek(-4, 2)
+        file.write(b"\xff\xff\xff\xff")
+    answer = ddpo("sample", copy, "a cat")
+    assert answer.code == 2 and "copy: it is damaged: pytorch_lora_weights.safetensors is not what was" in answer.err

@@ -1,0 +1,49 @@
+"""What is told while a run goes on: grids, progress, W&B."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deploy.gallery import tile
+from deploy.log import clock
+
+
+def test_tiles_are_laid_row_by_row_without_gaps():
+    pixels = np.stack([np.full((4, 6, 3), shade, np.uint8) for shade in (10, 20, 30)])
+    grid = np.asarray(tile(pixels, 2))
+    assert grid.shape == (8, 12, 3)
+    assert grid[0, 0, 0] == 10 and grid[0, 6, 0] == 20 and grid[4, 0, 0] == 30 and grid[7, 11, 0] == 255
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.2, "0:01"), (59.0, "0:59"), (3661, "1:01:01")])
+def test_clock(seconds, text):
+    assert clock(seconds) == text
+
+
+def test_grids_are_of_the_same_noise_and_change_with_the_policy(train, tmp_path):
+    train()
+    finished = tmp_path / "runs" / "small"
+    layout = json.loads((finished / "images" / "grid.json").read_text())
+    scores = json.loads((finished / "images" / "scores.json").read_text())
+    grids = sorted((finished / "images").glob("[0-9]*.png"))
+    first, last = (np.asarray(Image.open(path)) for path in (grids[0], grids[-1]))
+    assert grids[0].stem == "000000" and first.shape == last.shape and not np.array_equal(first, last)
+    assert len(layout["prompts"]) == len(layout["seeds"]) == len(scores["000000"]["rewards"]["jpeg"])
+    assert first.shape[1] == layout["columns"] * layout["tile"][1]
+
+
+def test_without_a_terminal_every_step_is_a_plain_line(train):
+    lines = [line for line in train().err.splitlines() if line.startswith("step ")]
+    assert len(lines) >= 2
+    assert re.fullmatch(r"step 1/\d+  reward -?\d+\.\d+ ± \d+\.\d+  [\d.]+ s/step  \d+:\d\d left", lines[0])
+
+
+def test_wandb_offline_writes_into_the_run_folder(train, tmp_path):
+    train("wandb.mode=offline")
+    written = list((tmp_path / "runs" / "small" / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(written) == 1 and written[0].stat().st_size > 1000
