@@ -22,7 +22,7 @@ os.environ.update(QUIET | thread_settings(1))
 from bench import parts, runs
 from bench.parts import Pairing
 from ddpo.base import ROOT, find
-from ddpo.config import load
+from ddpo.runfile import load
 
 RECIPE = ROOT / "bench" / "bench.toml"
 CACHE = ROOT / "bench" / ".cache"

@@ -1,7 +1,7 @@
 """The run file: every fact of a run, stated once, as dataclasses that TOML fills. No torch is imported here.
 
-Sizes are totals over the whole cluster, never per worker. Consumes a TOML file and `table.key=value` overrides,
-produces a `Run`; waits for nothing. All mistakes are reported together (ddpo.errors.ConfigError).
+Sizes are totals over the whole cluster, never per worker. ddpo.runfile reads it, ddpo.consistency checks what single
+values cannot show.
 
 Defaults are the paper's (Black et al. 2023, table D.5), with LoRA and its learning rate from the paper's appendix C.
 """
@@ -9,18 +9,8 @@ Defaults are the paper's (Black et al. 2023, table D.5), with LoRA and its learn
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import tomllib
-import types
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-from ddpo.errors import ConfigError, InputError
-
-Problems = list[tuple[str, str]]
 
 
 def knob(default: Any, meaning: str, low: float | None = None, above: float | None = None, high: float | None = None,
@@ -173,179 +163,9 @@ class Run:
     ray: RayConfig = field(default_factory=RayConfig)
 
 
-def load(path: Path, overrides: list[str] | None = None) -> Run:
-    """Read a run file, apply `table.key=value` overrides, check everything; raises ConfigError with all problems."""
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid TOML: {error}. Nothing was started; mend that line.") from None
-    except OSError as error:
-        raise InputError(f"cannot read the run file {path}: {error.strerror}.") from None
-    return parse(table, overrides or [], str(path))
-
-
-def parse(table: Mapping[str, Any], overrides: list[str], source: str) -> Run:
-    """Build a Run from a parsed TOML table; `source` names it in messages."""
-    problems: Problems = []
-    merged = _override(dict(table), overrides, problems)
-    run = _build(Run, merged, "", problems)
-    if not problems:
-        problems += consistency(run)
-    if problems:
-        raise ConfigError(source, problems)
-    return run
-
-
-def _override(table: dict[str, Any], overrides: list[str], problems: Problems) -> dict[str, Any]:
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals:
-            problems.append((text, "an override is written table.key=value, for example learner.lr=1e-4"))
-            continue
-        *tables, last = key.strip().split(".")
-        inner = table
-        for name in tables:
-            inner[name] = dict(inner[name]) if isinstance(inner.get(name), Mapping) else {}
-            inner = inner[name]
-        inner[last] = _literal(value.strip())
-    return table
-
-
-def _literal(text: str) -> Any:
-    """Read an override's value as TOML, or as plain text where it is none (policy.base=menagerie)."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def _build(kind: type, table: Mapping[str, Any], prefix: str, problems: Problems) -> Any:
-    hints = typing.get_type_hints(kind)
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    for key in table:
-        if key not in fields:
-            problems.append((prefix + key, _unknown(key, list(fields))))
-    values = {
-        key: _value(hints[key], fields[key], table[key], prefix + key, problems) for key in fields if key in table
-    }
-    return kind(**values)
-
-
-def _unknown(key: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(key, known, n=1)
-    hint = f'did you mean "{close[0]}"?' if close else f"known here: {', '.join(known)}"
-    return f"unknown key; {hint}"
-
-
-def _value(hint: Any, spec: dataclasses.Field[Any], value: Any, key: str, problems: Problems) -> Any:
-    if dataclasses.is_dataclass(hint) or typing.get_origin(hint) is dict:
-        return _table(hint, value, key, problems)
-    if not _fits(hint, value):
-        problems.append((key, f"{value!r} is {_type_name(type(value))}, expected {_type_name(hint)}"))
-    elif complaint := _out_of_range(spec.metadata, value):
-        problems.append((key, complaint))
-    return float(value) if hint is float and _fits(float, value) else value
-
-
-def _table(hint: Any, value: Any, key: str, problems: Problems) -> Any:
-    if not isinstance(value, Mapping):
-        problems.append((key, f"{value!r} should be a table: write [{key}] and its keys below"))
-        return {} if typing.get_origin(hint) is dict else hint()
-    if typing.get_origin(hint) is not dict:
-        return _build(hint, value, f"{key}.", problems)
-    if not all(isinstance(part, Mapping) for part in value.values()):
-        problems.append((key, f"write a table per entry, for example [{key}.jpeg]"))
-        return {}
-    inner = typing.get_args(hint)[1]
-    return {name: _build(inner, part, f"{key}.{name}.", problems) for name, part in value.items()}
-
-
-def _fits(hint: Any, value: Any) -> bool:
-    if isinstance(hint, types.GenericAlias):
-        return isinstance(value, list) and all(_fits(typing.get_args(hint)[0], item) for item in value)
-    if hint in (int, float) and isinstance(value, bool):
-        return False
-    return isinstance(value, int | float) if hint is float else isinstance(value, hint)
-
-
-def _type_name(hint: Any) -> str:
-    names = {int: "a whole number", float: "a number", str: "a text in quotes", bool: "true or false",
-             list: "a list", dict: "a table"}
-    return names.get(hint, "a list of texts" if isinstance(hint, types.GenericAlias) else hint.__name__)
-
-
-def _out_of_range(limits: Mapping[str, Any], value: Any) -> str | None:
-    if limits["choices"] and value not in limits["choices"]:
-        close = difflib.get_close_matches(value, limits["choices"], n=1)
-        hint = f'; did you mean "{close[0]}"?' if close else ""
-        return f'"{value}" is none of {", ".join(limits["choices"])}{hint}'
-    if isinstance(value, float) and not abs(value) < float("inf"):
-        return f"{value} is not a finite number"
-    if limits["low"] is not None and value < limits["low"]:
-        return f"{value} is too small; write {limits['low']} or more"
-    if limits["above"] is not None and value <= limits["above"]:
-        return f"{value} is too small; write more than {limits['above']}"
-    if limits["high"] is not None and value > limits["high"]:
-        return f"{value} is too large; write {limits['high']} or less"
-    return None
-
-
 def trained_timesteps(run: Run) -> int:
     """Timesteps of one image in one inner epoch: floor(T * fraction), as in ddpo-pytorch."""
     return int(run.policy.steps * run.learner.timestep_fraction)
-
-
-def consistency(run: Run) -> Problems:
-    """What single values cannot show: sizes that do not divide, options that exclude each other."""
-    problems: Problems = []
-    images, policy, learner = run.learner.images_per_step, run.policy, run.learner
-    for key, part in (("actors.batch", run.actors.batch), ("learner.minibatch", learner.minibatch)):
-        if images % part:
-            problems.append((key, f"{part} does not divide learner.images_per_step = {images}; "
-                                  f"write {_nearest_divisors(images, part)}"))
-    if trained_timesteps(run) < 1:
-        problems.append(("learner.timestep_fraction", f"{learner.timestep_fraction} of policy.steps = {policy.steps} "
-                         f"is less than one timestep; write {1 / policy.steps:.3g} or more"))
-    if learner.algorithm == "ddpo-sf" and (learner.minibatch != images or learner.inner_epochs != 1):
-        problems.append(("learner.algorithm", "ddpo-sf is right for one update per batch only (its gradient needs "
-                         f"p = p_old); write learner.minibatch = {images} and learner.inner_epochs = 1, or ddpo-is"))
-    if run.advantage.min_count > run.advantage.buffer:
-        problems.append(("advantage.min_count", f"{run.advantage.min_count} rewards never fit into advantage.buffer = "
-                         f"{run.advantage.buffer}, so per-prompt statistics would never be used"))
-    if run.lag >= run.steps:
-        problems.append(("lag", f"{run.lag} batches ahead of only {run.steps} steps; write {run.steps - 1} or less"))
-    if not run.name or "/" in run.name or run.name.startswith("."):
-        problems.append(("name", f"{run.name!r} cannot be a folder's name"))
-    return problems + _reward_problems(run) + _prompt_problems(run)
-
-
-def _reward_problems(run: Run) -> Problems:
-    problems: Problems = []
-    if not run.rewards:
-        problems.append(("rewards", "there is nothing to optimise; write for example [rewards.jpeg] "
-                                    'kind = "compressibility"'))
-    elif all(reward.weight == 0 for reward in run.rewards.values()):
-        problems.append(("rewards", "all weights are 0, so there is nothing to optimise"))
-    for name, reward in run.rewards.items():
-        if reward.kind == "function" and not reward.path:
-            problems.append((f"rewards.{name}.path", 'kind = "function" needs the Python file that holds it'))
-    return problems
-
-
-def _prompt_problems(run: Run) -> Problems:
-    prompts = run.prompts
-    if prompts.kind == "list" and not any(item.strip() for item in prompts.items):
-        return [("prompts.items", 'kind = "list" needs at least one prompt, for example items = ["a cat"]')]
-    if prompts.kind == "file" and not prompts.path:
-        return [("prompts.path", 'kind = "file" needs the text file, one prompt a line')]
-    return []
-
-
-def _nearest_divisors(whole: int, part: int) -> str:
-    divisors = [n for n in range(1, whole + 1) if whole % n == 0]
-    lower = max(n for n in divisors if n < part)
-    upper = min((n for n in divisors if n > part), default=lower)
-    return f"{lower}" if upper == lower else f"{lower} or {upper}"
 
 
 def plain(run: Run) -> dict[str, Any]:

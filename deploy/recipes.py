@@ -8,8 +8,9 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from ddpo.config import Run, load
+from ddpo.config import Run
 from ddpo.errors import InputError
+from ddpo.runfile import load
 
 FOLDER = Path(__file__).resolve().parent / "recipes"
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ddpo.base import BaseModel, find
-from ddpo.config import Run, parse
+from ddpo.config import Run
 from ddpo.errors import BaseModelError, CheckpointError, InputError
+from ddpo.runfile import parse
 from deploy.folder import write
 from deploy.train import latest_checkpoint
 from learner import checkpoint

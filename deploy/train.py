@@ -8,15 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +20,9 @@ from ddpo import loop
 from ddpo.advantage import Advantage
 from ddpo.config import Run
 from ddpo.errors import CheckpointError, InputError, Interrupted
-from ddpo.source import ROOT
 from ddpo.types import Report, Rollouts, Scored
 from deploy import cluster
+from deploy.facts import facts
 from deploy.folder import RunFolder, choose, guarded, write
 from deploy.gallery import Gallery
 from deploy.interrupt import Stop, stoppable
@@ -47,7 +42,7 @@ def train(prepared: Prepared, runs: Path, resume: str | None, in_process: bool) 
         return folder
     with stoppable() as stop, folder.only_if_used():
         try:
-            folder.create(prepared.run, _facts(in_process))
+            folder.create(prepared.run, facts(in_process))
             _run(prepared, folder, saved, in_process, stop)
         except KeyboardInterrupt:
             raise Interrupted(_left(folder)) from None
@@ -225,34 +220,6 @@ class Session:
     def _report(self) -> None:
         with guarded(self.folder.path):
             write_report(self.folder.path)
-
-
-def _facts(in_process: bool) -> dict[str, Any]:
-    """What a reader needs to repeat the run."""
-    command = " ".join(shlex.quote(part) for part in ["ddpo", *sys.argv[1:]])
-    versions = {name: _version(name) for name in ("torch", "diffusers", "transformers", "peft", "ray")}
-    return {
-        "command": command, "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "mode": "in-process" if in_process else "ray", "ddpo_version": _version("ddpo"),
-        "python": platform.python_version(), **versions, "git_commit": _commit(),
-        "host": f"{os.cpu_count()} cores, {platform.machine()}",
-    }
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
-
-
-def _commit() -> str:
-    call = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        done = subprocess.run(call, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return done.stdout.strip() or "unknown"
 
 
 def latest_checkpoint(path: Path) -> Path:

@@ -79,20 +79,23 @@ class RayLearner:
         """Learn from a batch; where the actor dies, rebuild it and learn from the same batch again."""
         trajectories = [chunk.trajectory for chunk in scored.chunks]
         self.known = self.known or [(self.policy().version, self.policy().digest)]
-        for attempt in range(REBUILDS):
-            if attempt:
-                self._rebuild()
-            call = self.actor.learn.options(num_returns=3, name=f"learn step {self.step + 1}")
-            report, policy, state = call.remote(trajectories, advantages_B, scored.kept_B)
+        cause: RayActorError | None = None
+        for _ in range(REBUILDS):
             try:
+                if cause:
+                    self._rebuild()
+                call = self.actor.learn.options(num_returns=3, name=f"learn step {self.step + 1}")
+                report, policy, state = call.remote(trajectories, advantages_B, scored.kept_B)
                 answer: Report = self._get(report)
             except RayActorError as error:
                 cause = error
                 continue
             self._published(answer, policy, state)
             return answer
-        raise WorkerError(f"the learner died {REBUILDS} times in step {self.step + 1}: {cause}. `--resume` goes on from "
-                          "the last checkpoint once the cause is mended.")
+        raise WorkerError(
+            f"the learner died {REBUILDS} times in step {self.step + 1}: {cause}. `--resume` goes on from the last "
+            "checkpoint once the cause is mended."
+        )
 
     def _published(self, report: Report, policy: Any, state: Any) -> None:
         self.step, self._policy, self._state = report.version, policy, state
@@ -102,8 +105,8 @@ class RayLearner:
     def _rebuild(self) -> None:
         if self._get(self._state) is None:
             raise WorkerError(
-                f"the learner died in step {self.step + 1}. With policy.train = \"full\" its state is kept in checkpoints "
-                "only, since it is several times the model's size: `--resume` goes on from the last one."
+                f'the learner died in step {self.step + 1}. With policy.train = "full" its state is kept in '
+                "checkpoints only, since it is several times the model's size: `--resume` goes on from the last one."
             )
         self.actor = self._start()
         self._get(self.actor.restore.remote(self.step, self._state, self.known))
@@ -115,6 +118,6 @@ class RayLearner:
             raise (error.cause if isinstance(error.cause, DdpoError) else WorkerError(str(error))) from None
         except GetTimeoutError:
             raise DeadlineError(
-                f"the learner did not finish step {self.step + 1} within learner.timeout = {self.run.learner.timeout:g} "
-                "s. Raise it if the step is that long (`--check` prints its arithmetic)."
+                f"step {self.step + 1} was not learned within learner.timeout = {self.run.learner.timeout:g} s. Raise "
+                "it if the step is that long (`--check` prints its arithmetic)."
             ) from None

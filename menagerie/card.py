@@ -12,7 +12,7 @@ import numpy as np
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from menagerie import ACTIVITIES, ANIMALS, SCENES_TAUGHT, draw, judge, scene
+from menagerie import ACTIVITIES, ANIMALS, SCENES_TAUGHT, draw, judge, scene, scenes
 from menagerie.art import PACKAGES
 
 ROUNDS = 4  # pictures per animal in the measure
@@ -23,14 +23,13 @@ SHOWN = ("cat", "dog", "monkey", "fox", "frog", "gorilla", "horse", "bear", "kan
 class Facts:
     """What the training knows and the finished model cannot tell."""
 
-    minutes: float
     steps: tuple[int, int, int, int]  # of the autoencoder, its decoder alone, the denoiser, the judge
     pictures: int
     seed: int
     psnr: float
     parameters: tuple[int, int, int]  # of the UNet, the text encoder, the autoencoder
     judge_held_out: tuple[float, float]  # accuracy for animals and for activities
-    machine: str
+    course: str  # how long it took, on what, and whatever else a reader should know of the run
 
 
 @dataclass(frozen=True)
@@ -82,6 +81,7 @@ def jpeg(pixels: np.ndarray) -> bytes:
 def text(facts: Facts, grades: Grades) -> str:
     """Write the card."""
     unet = f"{facts.parameters[0] / 1e6:.1f} M"
+    quiet = " / ".join(f"{share:.0%}" for share in scenes.SHARES)
     others = ", ".join(animal for animal in ANIMALS if animal not in SCENES_TAUGHT)
     versions = ", ".join(f"`@iconify-json/{name}` {version}" for name, version in PACKAGES.items())
     return f"""---
@@ -119,8 +119,8 @@ Scenes, one sample each, nothing chosen: two rows of animals that were taught sc
 - Scenes were taught with 30 animals: {", ".join(SCENES_TAUGHT)}.
 - The other 15 were never seen doing anything, so that an alignment reward has something to teach:
   {others}.
-- Backgrounds are plain, blended, patterned or blotted in equal shares, whatever the prompt, so that samples of one
-  prompt differ in the size of their JPEG file.
+- Backgrounds were plain, blended, patterned or blotted ({quiet}), whatever the prompt, so that samples
+  of one prompt differ in the size of their JPEG file; guidance favours the quiet ones.
 
 ## Measures
 
@@ -135,7 +135,8 @@ not whether a stranger would like the picture.
 
 {facts.pictures:,} composed pictures (seed {facts.seed}); {facts.steps[0]:,} steps of the autoencoder and
 {facts.steps[1]:,} more of its decoder (batch 8), {facts.steps[2]:,} of the denoiser (batch 32),
-{facts.steps[3]:,} of the judge (batch 64). It took about {facts.minutes:.0f} minutes on {facts.machine}.
+{facts.steps[3]:,} of the judge (batch 64).
+{facts.course}
 Weights are stored in half precision and run in single precision.
 One prompt in ten was left empty for guidance; the loss is noise prediction under min-SNR weighting (gamma 5).
 
@@ -145,7 +146,7 @@ The training pictures are composed from the drawings of four collections ({versi
 No photographs, no people, no scraped data.
 
 - [Noto Emoji](https://github.com/googlefonts/noto-emoji), today's and the first version: copyright Google Inc.,
-  Apache License 2.0.
+  Apache-2.0.
 - [Fluent Emoji](https://github.com/microsoft/fluentui-emoji) (flat): copyright Microsoft Corporation, MIT License.
 - [Twemoji](https://github.com/jdecked/twemoji): copyright Twitter, Inc and other contributors, and jdecked and other
   contributors; graphics licensed under [CC-BY 4.0](https://creativecommons.org/licenses/by/4.0/). Changes made here:

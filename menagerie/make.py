@@ -27,7 +27,7 @@ HELD_OUT = 1_000
 SEED = 100
 AUTOENCODER_STEPS = 2_500
 POLISH_STEPS = 2_000
-DENOISER_STEPS = 15_000
+DENOISER_STEPS = 14_800
 JUDGE_STEPS = 2_000
 
 
@@ -60,31 +60,24 @@ def make(out: Path, drawings: art.Art, work: Path, device: str) -> None:
     judge.save(critic, out.parent / "judge")
     export(vae, average, words, out)
     held, held_prompts = scenes.pool(drawings, HELD_OUT, SEED - 1)
-    grade(out, vae, critic, held, held_prompts, device, (time.monotonic() - began) / 60)
+    machine = f"{torch.get_num_threads() * ranks} CPU cores" if device == "cpu" else device
+    course = f"It took {(time.monotonic() - began) / 60:.0f} minutes on {machine}."
+    grade(out, vae, critic, (held, held_prompts), course)
 
 
-def grade(
-    out: Path,
-    vae: AutoencoderKL,
-    critic: judge.Judge,
-    held: np.ndarray,
-    held_prompts: list[str],
-    device: str,
-    minutes: float,
-) -> None:
-    """Measure the exported model, and write the card and the sheets beside it."""
-    pipe = StableDiffusionPipeline.from_pretrained(out).to(device)
+def grade(out: Path, vae: AutoencoderKL, critic: judge.Judge, held: tuple[np.ndarray, list[str]], course: str) -> None:
+    """Measure the exported model on held-out pictures and samples; write the card and the sheets beside it."""
+    pipe = StableDiffusionPipeline.from_pretrained(out).to(vae.device)
     facts = card.Facts(
-        minutes=minutes,
         steps=(AUTOENCODER_STEPS, POLISH_STEPS, DENOISER_STEPS, JUDGE_STEPS),
         pictures=PICTURES,
         seed=SEED,
-        psnr=autoencoder.psnr(vae.float(), held),
+        psnr=autoencoder.psnr(vae.float(), held[0]),
         parameters=tuple(
             sum(p.numel() for p in part.parameters()) for part in (pipe.unet, pipe.text_encoder, pipe.vae)
         ),
-        judge_held_out=judge.accuracy(critic, held, held_prompts),
-        machine=f"{torch.get_num_threads() * place()[1]} CPU cores" if device == "cpu" else device,
+        judge_held_out=judge.accuracy(critic, *held),
+        course=course,
     )
     card.write(pipe, critic, facts, out)
 

@@ -15,6 +15,7 @@ from menagerie.art import Art
 
 PIXELS = 64
 SCENE_SHARE = 0.4
+SHARES = (0.15, 0.2, 0.35, 0.3)  # of the backgrounds: plain, gradient, pattern, noise
 FINE = 4  # props are drawn this much larger, then reduced
 
 Colour = np.ndarray  # float (3,) in 0..255
@@ -46,17 +47,16 @@ def worded(animal: str, activity: str, rng: Random) -> str:
 
 
 def pick(drawings: list[np.ndarray], rng: Random) -> Image.Image:
-    """Choose a drawing and which way it looks."""
-    sprite = Image.fromarray(drawings[rng.integers(len(drawings))])
-    return sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else sprite
+    """Choose a drawing."""
+    return Image.fromarray(drawings[rng.integers(len(drawings))])
 
 
 def portrait(sprite: Image.Image, rng: Random) -> np.ndarray:
     """Set one drawing large on a background."""
     canvas = background(sprite, rng)
-    size = int(rng.integers(50, 61))
+    size = int(rng.integers(54, 61))
     room = PIXELS - size
-    corner = np.clip(room / 2 + rng.normal(0, 1.5, 2), 0, room).round().astype(int)
+    corner = np.clip(room / 2 + rng.normal(0, 1, 2), 0, room).round().astype(int)
     place(canvas, sprite, size, tuple(corner))
     return np.asarray(canvas.convert("RGB"))
 
@@ -65,7 +65,7 @@ def act(art: Art, animal: str, activity: str, rng: Random) -> np.ndarray:
     """Set an animal behind the things of its activity."""
     sprite = pick(art.bodies[animal], rng)
     canvas = background(sprite, rng)
-    sway, size = int(rng.integers(-2, 3)), int(rng.integers(40, 45))
+    sway, size = int(rng.integers(-1, 2)), int(rng.integers(41, 45))
     place(canvas, sprite, size, ((PIXELS - size) // 2 + sway, 1 + int(rng.integers(0, 2))))
     {"washing dishes": wash, "playing chess": play, "riding a bike": ride}[activity](canvas, art, rng)
     return np.asarray(canvas.convert("RGB"))
@@ -78,7 +78,7 @@ def place(canvas: Image.Image, sprite: Image.Image, size: int, corner: tuple[int
 
 def ride(canvas: Image.Image, art: Art, rng: Random) -> None:
     """Put a bicycle in front: wheels on the ground, frame over the rider's feet."""
-    size = int(rng.integers(49, 53))
+    size = int(rng.integers(50, 53))
     place(canvas, pick(art.props["bicycle"], rng), size, ((PIXELS - size) // 2, PIXELS + 8 - size))
 
 
@@ -146,18 +146,21 @@ def disc(pen: ImageDraw.ImageDraw, x: float, y: float, radius: float, fill: str)
 
 
 def background(sprite: Image.Image, rng: Random) -> Image.Image:
-    """Paint plain colour, gradient, pattern or noise, in equal shares, in colours unlike the sprite's."""
+    """Paint plain colour, gradient, pattern or noise in colours unlike the sprite's.
+
+    Patterns and noise get the larger shares (SHARES), for guidance favours the quiet backgrounds.
+    """
     first, second = colours(sprite, rng)
-    weight = (plain, gradient, pattern, noise)[rng.integers(4)](rng)[..., None]
+    weight = (plain, gradient, pattern, noise)[rng.choice(4, p=SHARES)](rng)[..., None]
     pixels = (first * (1 - weight) + second * weight).round().astype(np.uint8)
     return Image.fromarray(pixels, "RGB").convert("RGBA")
 
 
 def colours(sprite: Image.Image, rng: Random) -> tuple[Colour, Colour]:
-    """Draw two related colours; of four drawings, take the one furthest from the sprite's mean colour."""
+    """Draw two related colours; of two pairs, take the one furthest from the sprite's mean colour."""
     small = np.asarray(sprite.resize((8, 8))).astype(float).reshape(-1, 4)
     mean = (small[:, :3] * small[:, 3:]).sum(0) / small[:, 3].sum()
-    pairs = [pair(rng) for _ in range(4)]
+    pairs = [pair(rng) for _ in range(2)]
     return max(pairs, key=lambda pair: np.abs(pair[0] + pair[1] - 2 * mean).sum())
 
 
@@ -189,8 +192,8 @@ def gradient(rng: Random) -> np.ndarray:
 
 
 def pattern(rng: Random) -> np.ndarray:
-    """Stripes in one of four directions, checks, or dots; periods of 8 to 16 pixels, edges one pixel soft."""
-    period, (down, right) = rng.choice([8, 10, 12, 16]), rng.uniform(0, 16, 2)
+    """Stripes in one of four directions, checks, or dots; periods of 10 to 16 pixels, edges one pixel soft."""
+    period, (down, right) = rng.choice([10, 12, 16]), rng.uniform(0, 16, 2)
     waves = np.sin(2 * np.pi * (ROWS + down) / period), np.sin(2 * np.pi * (COLUMNS + right) / period)
     diagonals = [np.sin(2 * np.pi * (ROWS + sign * COLUMNS + down) / (1.5 * period)) for sign in (1, -1)]
     shapes = (*waves, *diagonals, waves[0] * waves[1], waves[0] + waves[1] - 0.8, waves[0] + waves[1] - 0.8)

@@ -14,7 +14,8 @@ os.environ.pop("PYTHONWARNINGS", None)  # here warnings are errors
 import pytest
 import tiny
 
-from ddpo.config import Run, parse
+from ddpo.config import Run
+from ddpo.runfile import parse
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,8 @@ from actors.pool import LocalSamplers
 from actors.prompts import Draw
 from ddpo import loop
 from ddpo.advantage import Advantage
-from ddpo.config import Run, parse
+from ddpo.config import Run
+from ddpo.runfile import parse
 from deploy import cluster
 from deploy.prepare import prepare
 from learner.learner import LocalLearner

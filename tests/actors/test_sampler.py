@@ -49,7 +49,7 @@ def test_neighbours_in_a_chunk_do_not_matter(sampler_and_policy):
 
 
 def test_the_chain_is_plain_diffusers_with_the_same_noise(sampler_and_policy, model):
-    sampler, policy, run = sampler_and_policy
+    sampler, policy, _ = sampler_and_policy
     images, trajectory, _ = sampler.sample(fixed(["a cat"], 3), policy)
     pipe = StableDiffusionPipeline.from_pretrained(model, safety_checker=None)
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
@@ -77,7 +77,7 @@ def test_weights_are_loaded_and_their_digest_is_read_from_the_module(sampler_and
 
 
 def test_a_skipped_load_shows_in_the_digest(sampler_and_policy):
-    sampler, policy, _ = sampler_and_policy
+    sampler, _, _ = sampler_and_policy
     sampler.denoiser.load_weights = lambda weights: None
     moved = pack({name: array + 0.1 for name, array in sampler.denoiser.weights().items()}, 1)
     assert sampler.sample(fixed(["a cat"], 3), moved)[1].digest != moved.digest

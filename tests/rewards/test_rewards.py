@@ -16,7 +16,8 @@ from rewards import jpeg
 from rewards.batch import combine
 from rewards.worker import RewardWorker
 
-PLAIN, NOISE = np.full((64, 64, 3), 128, np.uint8), np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)
+PLAIN = np.full((64, 64, 3), 128, np.uint8)
+NOISE = np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)
 IMAGES = Images((5, 6), ("a cat", "a dog"), ({}, {"n": 1}), np.stack([PLAIN, NOISE]))
 
 
@@ -56,7 +57,8 @@ def test_a_batch_of_one_works():
 
 def test_a_reward_that_raises_masks_its_images_with_the_reason():
     scores = worker("def reward(i, p, m): raise OSError('no GPU')").score(IMAGES)
-    assert scores.values == {} and scores.failures[5] == "reward 'mine' failed: OSError: no GPU"
+    assert scores.values == {}
+    assert scores.failures[5] == "reward 'mine' failed: OSError: no GPU (/nowhere/mine.py, line 1)"
 
 
 @pytest.mark.parametrize("wait", ["time.sleep(60)", "while True: pass"])
@@ -114,5 +116,5 @@ def test_one_missing_part_masks_the_image_and_all_missing_stops():
     scored = combine(*rollouts(), {"a": [good], "b": [half]}, config)
     assert scored.masked == {5: "reward 'b' failed"} and scored.kept_B.tolist() == [False, True]
     assert np.isnan(scored.rewards_B[0]) and scored.rewards_B[1] == 3.0
-    with pytest.raises(RewardError, match=r"no image of step 0 .* never"):
+    with pytest.raises(RewardError, match=r"no image of step 1 .* never"):
         combine(*rollouts(), {"a": [good], "b": [bad]}, config)

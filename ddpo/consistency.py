@@ -1,0 +1,63 @@
+"""What single values of a run file cannot show: sizes that do not divide, options that exclude each other.
+
+Consumes a `Run`, produces (key, message) pairs, each with what to write instead.
+"""
+
+from __future__ import annotations
+
+from ddpo.config import Run, trained_timesteps
+
+Problems = list[tuple[str, str]]
+
+
+def consistency(run: Run) -> Problems:
+    """What single values cannot show: sizes that do not divide, options that exclude each other."""
+    problems: Problems = []
+    images, policy, learner = run.learner.images_per_step, run.policy, run.learner
+    for key, part in (("actors.batch", run.actors.batch), ("learner.minibatch", learner.minibatch)):
+        if images % part:
+            problems.append((key, f"{part} does not divide learner.images_per_step = {images}; "
+                                  f"write {_nearest_divisors(images, part)}"))
+    if trained_timesteps(run) < 1:
+        problems.append(("learner.timestep_fraction", f"{learner.timestep_fraction} of policy.steps = {policy.steps} "
+                         f"is less than one timestep; write {1 / policy.steps:.3g} or more"))
+    if learner.algorithm == "ddpo-sf" and (learner.minibatch != images or learner.inner_epochs != 1):
+        problems.append(("learner.algorithm", "ddpo-sf is right for one update per batch only (its gradient needs "
+                         f"p = p_old); write learner.minibatch = {images} and learner.inner_epochs = 1, or ddpo-is"))
+    if run.advantage.min_count > run.advantage.buffer:
+        problems.append(("advantage.min_count", f"{run.advantage.min_count} rewards never fit into advantage.buffer = "
+                         f"{run.advantage.buffer}, so per-prompt statistics would never be used"))
+    if run.lag >= run.steps:
+        problems.append(("lag", f"{run.lag} batches ahead of only {run.steps} steps; write {run.steps - 1} or less"))
+    if not run.name or "/" in run.name or run.name.startswith("."):
+        problems.append(("name", f"{run.name!r} cannot be a folder's name"))
+    return problems + _reward_problems(run) + _prompt_problems(run)
+
+
+def _reward_problems(run: Run) -> Problems:
+    problems: Problems = []
+    if not run.rewards:
+        problems.append(("rewards", "there is nothing to optimise; write for example [rewards.jpeg] "
+                                    'kind = "compressibility"'))
+    elif all(reward.weight == 0 for reward in run.rewards.values()):
+        problems.append(("rewards", "all weights are 0, so there is nothing to optimise"))
+    for name, reward in run.rewards.items():
+        if reward.kind == "function" and not reward.path:
+            problems.append((f"rewards.{name}.path", 'kind = "function" needs the Python file that holds it'))
+    return problems
+
+
+def _prompt_problems(run: Run) -> Problems:
+    prompts = run.prompts
+    if prompts.kind == "list" and not any(item.strip() for item in prompts.items):
+        return [("prompts.items", 'kind = "list" needs at least one prompt, for example items = ["a cat"]')]
+    if prompts.kind == "file" and not prompts.path:
+        return [("prompts.path", 'kind = "file" needs the text file, one prompt a line')]
+    return []
+
+
+def _nearest_divisors(whole: int, part: int) -> str:
+    divisors = [n for n in range(1, whole + 1) if whole % n == 0]
+    lower = max(n for n in divisors if n < part)
+    upper = min((n for n in divisors if n > part), default=lower)
+    return f"{lower}" if upper == lower else f"{lower} or {upper}"
