@@ -21,8 +21,9 @@ os.environ.update(QUIET | thread_settings(1))
 
 from bench import parts, runs
 from bench.parts import Pairing
-from ddpo.base import ROOT, find
+from ddpo.base import find
 from ddpo.runfile import load
+from ddpo.source import ROOT
 
 RECIPE = ROOT / "bench" / "bench.toml"
 CACHE = ROOT / "bench" / ".cache"

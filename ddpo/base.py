@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ddpo.errors import BaseModelError
+from ddpo.source import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 BUILT_IN = {"menagerie": ROOT / "menagerie" / "model"}
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 WEIGHTS = ("unet", "vae", "text_encoder")

@@ -17,7 +17,8 @@ def deadline(seconds: float, what: str) -> Iterator[None]:
 
     Uses the process's alarm, so that the block runs in the main thread: a second thread that touches torch nearly
     halves the speed of the first. Python code and system calls are interrupted; C code that never returns is not,
-    and is left to the pool, which kills the process. Outside a main thread there is no alarm and no limit here.
+    and is left to the pool's own deadline, which ends the run. Outside a main thread there is no alarm, hence no
+    limit here.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

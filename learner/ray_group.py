@@ -31,7 +31,7 @@ class LearnerActor(Learner):
         self, trajectories: list[Any], advantages_B: NDArray[np.float64], kept_B: NDArray[np.bool_]
     ) -> tuple[Report, Policy, State | None]:
         """Update; returns the report, the next policy and the state to rebuild from."""
-        report = self.update(ray.get(trajectories), advantages_B, kept_B)
+        report = self.update(ray.get(trajectories, timeout=self.run.learner.timeout), advantages_B, kept_B)
         return report, self.policy(), self.small_state()
 
     def small_state(self) -> State | None:

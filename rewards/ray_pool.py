@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from ddpo.config import RewardConfig, Run
 from ddpo.errors import DdpoError, DeadlineError, WorkerError, original
@@ -42,7 +42,7 @@ class InFlight:
 
     def wait(self) -> Scored:
         """All scores of the batch; raises DeadlineError where nothing moves for `patience` seconds."""
-        self._await([reference for chunk in self.rollouts.chunks for reference in (chunk.receipt,)], "sampled")
+        self._await([chunk.receipt for chunk in self.rollouts.chunks], "sampled")
         self._await([reference for parts in self.scores.values() for reference in parts], "scored")
         receipts = fetch([chunk.receipt for chunk in self.rollouts.chunks], self.patience)
         scores: dict[str, list[Scores]] = {
@@ -69,6 +69,8 @@ def fetch(references: list[Any], seconds: float) -> list[Any]:
     except RayTaskError as error:
         cause = error.cause
         raise (cause if isinstance(cause, DdpoError) else WorkerError(str(error))) from None
+    except GetTimeoutError:
+        raise DeadlineError(f"{len(references)} results did not all come within {seconds:g} s.") from None
     except RayActorError as error:
         raise original(str(error)) or WorkerError(f"a worker died and could not be replaced: {error}") from None
 
