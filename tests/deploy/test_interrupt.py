@@ -177,7 +177,7 @@ def test_a_driver_that_is_killed_takes_its_cluster_along(start, run_file, tmp_pa
     wait_for(command, (tmp_path / "runs" / "small" / "metrics.jsonl").exists)
     os.kill(command.process.pid, signal.SIGKILL)
     command.process.wait(10)
-    assert nothing_left(command, 30), command.left()
+    assert nothing_left(command, 60), command.left()  # 13 s where even the raylet had no time to leave
 
 
 @pytest.mark.ray
