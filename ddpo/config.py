@@ -93,7 +93,8 @@ class LearnerConfig:
     minibatch: int = knob(64, "images of one optimizer update", low=1)
     micro_batch: int = knob(16, "(image, timestep) pairs of one forward and backward pass", low=1)
     inner_epochs: int = knob(1, "passes over a batch", low=1)
-    timestep_fraction: float = knob(1.0, "share of each image's timesteps that is trained, drawn anew", above=0, high=1)
+    window: list[int] = knob([], "[first, end) of the chain's steps that are trained, as a Python slice; [] is all")
+    timestep_fraction: float = knob(1.0, "share of each image's window that is trained, drawn anew", above=0, high=1)
     clip: float = knob(1e-4, "clip range of p / p_old, in mean log-prob over latent dimensions", above=0)
     lr: float = knob(3e-4, "AdamW learning rate", above=0)
     beta1: float = knob(0.9, "AdamW", low=0, high=0.999999)
@@ -163,9 +164,14 @@ class Run:
     ray: RayConfig = field(default_factory=RayConfig)
 
 
+def window(run: Run) -> range:
+    """Indices of the chain's steps that may be trained, 0 the noisiest."""
+    return range(run.policy.steps)[slice(*run.learner.window) if run.learner.window else slice(None)]
+
+
 def trained_timesteps(run: Run) -> int:
-    """Timesteps of one image in one inner epoch: floor(T * fraction), as in ddpo-pytorch."""
-    return int(run.policy.steps * run.learner.timestep_fraction)
+    """Timesteps of one image in one inner epoch: floor(T * fraction) as in ddpo-pytorch, T those of the window."""
+    return int(len(window(run)) * run.learner.timestep_fraction)
 
 
 def plain(run: Run) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Consumes a `Run`, produces (key, message) pairs, each with what to write instead
 
 from __future__ import annotations
 
-from ddpo.config import Run, trained_timesteps
+from ddpo.config import Run, trained_timesteps, window
 
 Problems = list[tuple[str, str]]
 
@@ -18,9 +18,12 @@ def consistency(run: Run) -> Problems:
         if images % part:
             problems.append((key, f"{part} does not divide learner.images_per_step = {images}; "
                                   f"write {_nearest_divisors(images, part)}"))
-    if trained_timesteps(run) < 1:
-        problems.append(("learner.timestep_fraction", f"{learner.timestep_fraction} of policy.steps = {policy.steps} "
-                         f"is less than one timestep; write {1 / policy.steps:.3g} or more"))
+    if len(learner.window) not in (0, 2) or not window(run):
+        problems.append(("learner.window", f"{learner.window} holds none of {policy.steps} steps; write two numbers as "
+                         "in a Python slice, for example [0, -2] for all but the last two, or [] for all"))
+    elif trained_timesteps(run) < 1:
+        problems.append(("learner.timestep_fraction", f"{learner.timestep_fraction} of {len(window(run))} steps "
+                         f"is less than one timestep; write {1 / len(window(run)):.3g} or more"))
     if learner.algorithm == "ddpo-sf" and (learner.minibatch != images or learner.inner_epochs != 1):
         problems.append(("learner.algorithm", "ddpo-sf is right for one update per batch only (its gradient needs "
                          f"p = p_old); write learner.minibatch = {images} and learner.inner_epochs = 1, or ddpo-is"))

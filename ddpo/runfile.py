@@ -116,8 +116,8 @@ def _fits(hint: Any, value: Any) -> bool:
 
 def _type_name(hint: Any) -> str:
     names = {int: "a whole number", float: "a number", str: "a text in quotes", bool: "true or false",
-             list: "a list", dict: "a table"}
-    return names.get(hint, "a list of texts" if isinstance(hint, types.GenericAlias) else hint.__name__)
+             list: "a list", dict: "a table", list[str]: "a list of texts", list[int]: "a list of whole numbers"}
+    return names.get(hint, hint.__name__)
 
 
 def _out_of_range(limits: Mapping[str, Any], value: Any) -> str | None:

@@ -9,13 +9,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import tomlkit
 
@@ -33,13 +34,39 @@ class RunFolder:
         self.metrics_file, self.masked_file = path / "metrics.jsonl", path / "masked.jsonl"
         self.result_file = path / "result.json"
 
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Make the folder and keep other processes out of it for the block; where it is new and the block fails before
+        the first step is done, take it away again. Raises InputError where it cannot be written or is taken.
+
+        The lock goes with the process, however that ends.
+        """
+        new = not self.path.exists()
+        with self._writable():
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("ab")
+        with lock:
+            _take(lock, self.path)
+            try:
+                yield
+            except BaseException:
+                if new and not self.metrics_file.exists():
+                    with undisturbed():
+                        shutil.rmtree(self.path, ignore_errors=True)
+                raise
+
     def create(self, run: Run, facts: dict[str, Any]) -> None:
-        """Make the folder and write what is known before the start; raises InputError where it cannot be written."""
-        try:
+        """Write what is known before the start; raises InputError where it cannot be written."""
+        with self._writable():
             for folder in (self.images, self.checkpoints):
-                folder.mkdir(parents=True, exist_ok=True)
+                folder.mkdir(exist_ok=True)
             write(self.path / "config.toml", tomlkit.dumps(plain(run)))
             write(self.path / "run.json", json.dumps(facts, indent=1))
+
+    @contextmanager
+    def _writable(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise InputError(
                 f"the run folder {self.path} cannot be written ({error.strerror}): nothing the run learns could be "
@@ -77,17 +104,17 @@ class RunFolder:
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         self.result_file.unlink(missing_ok=True)
 
-    @contextmanager
-    def only_if_used(self) -> Iterator[None]:
-        """Take the folder away again where it is new and the block fails before the first step is done."""
-        new = not self.path.exists()
-        try:
-            yield
-        except BaseException:
-            if new and not self.metrics_file.exists():
-                with undisturbed():
-                    shutil.rmtree(self.path, ignore_errors=True)
-            raise
+
+def _take(lock: IO[bytes], folder: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(
+            f"another process is training in {folder}; two in one folder would write over each other's steps. Wait "
+            "for it or stop it, or give this run another name=..."
+        ) from None
+    except OSError:
+        return  # a file system without locks: as well as it goes
 
 
 def _write_all(stream: Any, content: bytes) -> None:
@@ -107,21 +134,16 @@ def _lines(file: Path) -> list[dict[str, Any]]:
     return records
 
 
-class guarded:
-    """Turn a failed write into a message: `with guarded(path): ...`."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, OSError):
-            raise DdpoError(
-                f"cannot write {self.path}: {error.strerror or error}. The run stops here, because it could not keep "
-                "what it learns; checkpoints already written are whole. Free space and use --resume."
-            ) from error
+@contextmanager
+def guarded(path: Path) -> Iterator[None]:
+    """Turn a failed write into a message."""
+    try:
+        yield
+    except OSError as error:
+        raise DdpoError(
+            f"cannot write {path}: {error.strerror or error}. The run stops here, because it could not keep what it "
+            "learns; checkpoints already written are whole. Free space and use --resume."
+        ) from error
 
 
 def write(path: Path, content: str | bytes) -> None:

@@ -40,7 +40,7 @@ def train(prepared: Prepared, runs: Path, resume: str | None, in_process: bool) 
     _announce(folder, prepared.run, saved)
     if _finished(folder, prepared.run, saved):
         return folder
-    with stoppable() as stop, folder.only_if_used():
+    with stoppable() as stop, folder.claimed():
         try:
             folder.create(prepared.run, facts(in_process))
             _run(prepared, folder, saved, in_process, stop)

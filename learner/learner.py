@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ddpo.base import BaseModel
-from ddpo.config import Run, trained_timesteps
+from ddpo.config import Run, trained_timesteps, window
 from ddpo.denoiser import Denoiser, threads
-from ddpo.errors import DdpoError, DeliveryError
+from ddpo.errors import DdpoError, DeliveryError, InputError
 from ddpo.objective import OBJECTIVES, Tally
 from ddpo.types import Policy, Report, Trajectory
 from ddpo.weights import pack
@@ -53,6 +53,10 @@ class Learner:
         if run.learner.gradient_checkpointing:
             self.denoiser.unet.enable_gradient_checkpointing()
             self.denoiser.unet.train()
+        self.window = [index for index in self.denoiser.schedule.stochastic_T if index in window(run)]
+        if not self.window:
+            raise InputError(f"learner.window = {run.learner.window} holds only steps with sigma = 0, which have no "
+                             "log-prob. Write a window with earlier steps in it.")
         options, weights = run.learner, self.denoiser.trainable.values()
         self.optimizer = torch.optim.AdamW(
             weights, options.lr, (options.beta1, options.beta2), options.epsilon, options.weight_decay
@@ -119,8 +123,7 @@ class Learner:
         )
         size, trained = self.run.learner.minibatch, trained_timesteps(self.run)
         order = stream.permutation(len(kept_B))
-        stochastic = np.array(self.denoiser.schedule.stochastic_T)
-        chosen = {image: np.sort(stream.permutation(stochastic)[:trained]) for image in order}
+        chosen = {image: np.sort(stream.permutation(self.window)[:trained]) for image in order}
         for start in range(0, len(order), size):
             images = [image for image in order[start : start + size] if kept_B[image]]
             if images:

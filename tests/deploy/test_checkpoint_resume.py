@@ -12,6 +12,7 @@ import tiny
 from terminal import Answer, leftovers, metrics, result, write_run
 
 from deploy.__main__ import main
+from deploy.folder import RunFolder
 
 STEPS = 3
 
@@ -180,3 +181,13 @@ def test_resume_takes_the_newest_run_of_its_name(resume, copy):
 def test_the_state_is_readable_and_names_its_format(copy):
     state = json.loads((copy / "checkpoints" / "000003" / "state.json").read_text())
     assert state["format"] == "ddpo-checkpoint/1" and state["step"] == 3 and state["run"]["name"] == "small"
+
+
+def test_two_processes_never_share_a_folder(resume, copy):
+    cut(copy, 1)
+    before = (copy / "metrics.jsonl").read_bytes()
+    with RunFolder(copy).claimed():
+        answer = resume()
+    assert answer.code == 2 and "another process is training in" in answer.err
+    assert (copy / "metrics.jsonl").read_bytes() == before
+    assert resume().code == 0  # the lock went with its holder

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 from collections.abc import Callable
 
 import numpy as np
@@ -13,7 +15,7 @@ from actors.prompts import Draw, source
 from actors.sampler import Sampler
 from ddpo.base import find
 from ddpo.config import Run
-from ddpo.errors import DeliveryError
+from ddpo.errors import DeliveryError, InputError
 from ddpo.types import Trajectory
 from learner.learner import Learner
 
@@ -128,6 +130,22 @@ def test_timestep_fraction_draws_a_part_anew_for_every_image(make_run):
         assert images.tolist() == list(range(8)) and set(counts) == {2}
     assert not np.array_equal(epochs[0], epochs[1])
     assert len({tuple(epochs[0][epochs[0][:, 0] == image][:, 1]) for image in range(8)}) > 1
+
+
+def test_only_steps_of_the_window_are_trained(make_run):
+    _, learner, trajectories = made(make_run, "learner.window=[0, -2]")
+    pairs = np.concatenate(list(learner._minibatches(0, ALL)))
+    assert {tuple(pair) for pair in pairs} == {(image, index) for image in range(8) for index in range(3)}
+    assert len(learner.update(trajectories, ADVANTAGES, ALL).log_prob_delta_by_timestep) == 3
+
+
+def test_a_window_without_noise_is_refused(make_run, tmp_path):
+    run = make_run("learner.window=[-1, 5]")
+    folder = shutil.copytree(run.policy.base, tmp_path / "last step without noise")
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(json.dumps({**json.loads(scheduler.read_text()), "set_alpha_to_one": True}))
+    with pytest.raises(InputError, match="only steps with sigma = 0"):
+        Learner(run, find(str(folder)))
 
 
 def test_score_function_and_importance_sampling_agree_on_the_first_update(make_run):
