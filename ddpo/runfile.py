@@ -115,8 +115,10 @@ def _fits(hint: Any, value: Any) -> bool:
 
 
 def _type_name(hint: Any) -> str:
-    names = {int: "a whole number", float: "a number", str: "a text in quotes", bool: "true or false",
-             list: "a list", dict: "a table", list[str]: "a list of texts", list[int]: "a list of whole numbers"}
+    names: dict[Any, str] = {
+        int: "a whole number", float: "a number", str: "a text in quotes", bool: "true or false", list: "a list",
+        dict: "a table", list[str]: "a list of texts", list[int]: "a list of whole numbers",
+    }
     return names.get(hint, hint.__name__)
 
 
