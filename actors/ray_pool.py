@@ -7,6 +7,7 @@ and was restarted by Ray draws exactly what it would have drawn.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import ray
@@ -17,9 +18,15 @@ from ddpo.config import Run
 from ddpo.source import fingerprint
 from ddpo.types import Chunk, Policy, Prompts, Rollouts
 
+YIELD = 5  # niceness above the learner's: a batch ahead can wait, the learner is what the next policy waits for
+
 
 class SamplerActor(Sampler):
-    """A Sampler that says which code it runs."""
+    """A Sampler that says which code it runs, and gives way to the learner where they share processor cores."""
+
+    def __init__(self, run: Run, base: BaseModel) -> None:
+        os.nice(YIELD)
+        super().__init__(run, base)
 
     def fingerprint(self) -> str:
         """Of the sources on its node."""

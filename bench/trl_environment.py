@@ -88,7 +88,7 @@ class Layout:
 
     def environment(self) -> dict[str, str]:
         """Return our environment variables without what points at our own Python, and with this layout's."""
-        foreign = ("PYTHON", "OMP_", "MKL_", "ACCELERATE_")
+        foreign = ("PYTHON", "OMP_", "GOMP_", "MKL_", "ACCELERATE_")
         ours = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         offline = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", "TOKENIZERS_PARALLELISM": "false"}
         policy = {"OMP_WAIT_POLICY": self.wait_policy} if self.wait_policy else {}

@@ -119,7 +119,7 @@ def _type_name(hint: Any) -> str:
         int: "a whole number", float: "a number", str: "a text in quotes", bool: "true or false", list: "a list",
         dict: "a table", list[str]: "a list of texts", list[int]: "a list of whole numbers",
     }
-    return names[hint] if hint in names else hint.__name__
+    return names.get(hint) or hint.__name__
 
 
 def _out_of_range(limits: Mapping[str, Any], value: Any) -> str | None:

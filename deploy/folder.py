@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import tomlkit
 
@@ -44,16 +44,23 @@ class RunFolder:
         new = not self.path.exists()
         with self._writable():
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / ".lock").open("ab")
-        with lock:
-            _take(lock, self.path)
-            try:
+            folder = os.open(self.path, os.O_RDONLY)
+        try:
+            _lock(folder, self.path)
+            with self._only_if_used(new):
                 yield
-            except BaseException:
-                if new and not self.metrics_file.exists():
-                    with undisturbed():
-                        shutil.rmtree(self.path, ignore_errors=True)
-                raise
+        finally:
+            os.close(folder)
+
+    @contextmanager
+    def _only_if_used(self, new: bool) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            if new and not self.metrics_file.exists():
+                with undisturbed():
+                    shutil.rmtree(self.path, ignore_errors=True)
+            raise
 
     def create(self, run: Run, facts: dict[str, Any]) -> None:
         """Write what is known before the start; raises InputError where it cannot be written."""
@@ -105,12 +112,12 @@ class RunFolder:
         self.result_file.unlink(missing_ok=True)
 
 
-def _take(lock: IO[bytes], folder: Path) -> None:
+def _lock(folder: int, path: Path) -> None:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise InputError(
-            f"another process is training in {folder}; two in one folder would write over each other's steps. Wait "
+            f"another process is training in {path}; two in one folder would write over each other's steps. Wait "
             "for it or stop it, or give this run another name=..."
         ) from None
     except OSError:
