@@ -19,8 +19,9 @@ from torch import Tensor
 from actors.text import TextEncoder
 from ddpo.base import BaseModel
 from ddpo.config import Run
-from ddpo.denoiser import DTYPES, Denoiser, threads
+from ddpo.denoiser import DTYPES, Denoiser
 from ddpo.errors import BaseModelError, DdpoError
+from ddpo.threads import threads
 from ddpo.types import Images, Policy, Prompts, Receipt, Trajectory
 
 

@@ -16,7 +16,7 @@ from actors.prompts import Draw, source
 from actors.sampler import Sampler
 from ddpo.base import BaseModel
 from ddpo.config import Run
-from ddpo.denoiser import threads
+from ddpo.threads import threads
 from ddpo.types import Trajectory
 from learner.learner import Learner
 

@@ -1,4 +1,4 @@
-"""Per-prompt advantages: A = (r - mean_c) / std_c, statistics over the last rewards of the same prompt.
+"""From rewards to the factor of each image's loss: per-prompt advantages A = (r - mean_c) / std_c, or RWR's weights.
 
 Consumes a `Scored` batch, produces advantages of shape (B,); keeps the buffers, which go into the checkpoint.
 """
@@ -11,8 +11,51 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpo.config import AdvantageConfig
+from ddpo.config import AdvantageConfig, Run
 from ddpo.types import Scored
+
+
+class RewardWeights:
+    """RWR's weights in place of advantages, per prompt (Black et al. 2023, section 4.2 and appendix D.3).
+
+    rwr:         w = softmax(inverse_temperature * r) over the prompt's images, times their number
+    rwr-sparse:  w = 1 where r is at or above the prompt's quantile, else 0
+
+    The mean over a prompt's images is 1 for rwr. Masked images get 0. Nothing is kept from batch to batch.
+    """
+
+    def __init__(self, config: AdvantageConfig, sparse: bool) -> None:
+        self.config, self.sparse = config, sparse
+
+    def __call__(self, scored: Scored) -> NDArray[np.float64]:
+        """Weights (B,) of one batch."""
+        weights = np.zeros(len(scored.rewards_B))
+        names = np.array(scored.prompts.text)
+        for prompt in dict.fromkeys(scored.prompts.text):
+            mine = (names == prompt) & scored.kept_B
+            if mine.any():
+                weights[mine] = self._of(scored.rewards_B[mine])
+        return weights
+
+    def _of(self, rewards_K: NDArray[np.float64]) -> NDArray[np.float64]:
+        if self.sparse:
+            return (rewards_K >= np.quantile(rewards_K, self.config.percentile)).astype(np.float64)
+        powers = np.exp(self.config.inverse_temperature * (rewards_K - rewards_K.max()))
+        return len(rewards_K) * powers / powers.sum()
+
+    def state(self) -> dict[str, list[float]]:
+        """Nothing to keep."""
+        return {}
+
+    def restore(self, state: Mapping[str, Sequence[float]]) -> None:
+        """Nothing was kept."""
+
+
+def advantage(run: Run) -> Advantage | RewardWeights:
+    """What turns rewards into the factor of each image's loss, for the run's algorithm."""
+    if run.learner.algorithm.startswith("rwr"):
+        return RewardWeights(run.advantage, run.learner.algorithm == "rwr-sparse")
+    return Advantage(run.advantage)
 
 
 class Advantage:
@@ -22,8 +65,9 @@ class Advantage:
     2. fewer than min_count there: mean and std of this batch, else of the buffer;
     3. A = (r - mean) / (std + 1e-6).
 
-    Without per-prompt statistics A = (r - mean) / (std + 1e-8) over the batch. Rewards come sorted by image, so
-    the result does not depend on which worker was faster. Masked images take no part and get A = 0.
+    Over a group (Shao et al. 2024, GRPO), the statistics are of this batch's images of the prompt; over the batch, of
+    all its images, A = (r - mean) / (std + 1e-8). Rewards come sorted by image, so the result does not depend on which
+    worker was faster. Masked images take no part and get A = 0.
     """
 
     def __init__(self, config: AdvantageConfig) -> None:
@@ -40,7 +84,7 @@ class Advantage:
         return advantages
 
     def _of(self, text: Sequence[str], rewards_K: NDArray[np.float64]) -> NDArray[np.float64]:
-        if not self.config.per_prompt:
+        if self.config.over == "batch":
             return (rewards_K - rewards_K.mean()) / (rewards_K.std() + 1e-8)
         names = np.array(text)
         advantages = np.empty_like(rewards_K)
@@ -53,6 +97,8 @@ class Advantage:
     def _statistics(
         self, prompt: str, mine: NDArray[np.float64], batch: NDArray[np.float64]
     ) -> tuple[float, float]:
+        if self.config.over == "group":
+            return float(mine.mean()), float(mine.std())
         buffer = self.buffers.setdefault(prompt, deque(maxlen=self.config.buffer))
         buffer.extend(mine.tolist())
         known = batch if len(buffer) < self.config.min_count else np.array(buffer)

@@ -42,9 +42,15 @@ class PolicyConfig:
 class PromptsConfig:
     """[prompts]: where c ~ p(c) comes from."""
 
-    kind: str = knob("animals", "source of prompts", choices=("animals", "list", "file"))
+    kind: str = knob("simple_animals", "source of prompts",
+                     choices=("simple_animals", "nouns_activities", "counting", "list", "from_file"))
     items: list[str] = knob([], 'the prompts of kind = "list"')
-    path: str = knob("", 'text file of kind = "file", one prompt a line')
+    path: str = knob("", 'file of kind = "from_file": a prompt a line, or .jsonl with metadata')
+    nouns: list[str] = knob([], 'of kinds "nouns_activities" and "counting"; empty takes the paper\'s 45 animals')
+    activities: list[str] = knob(["washing dishes", "playing chess", "riding a bike"], 'of kind = "nouns_activities"')
+    low: int = knob(2, 'fewest of kind = "counting"', low=1)
+    high: int = knob(9, 'most of kind = "counting"', low=1)
+    repeat: int = knob(1, "images of each prompt that is drawn: the group", low=1)
 
 
 @dataclass(frozen=True)
@@ -63,32 +69,60 @@ class ActorsConfig:
 class RewardConfig:
     """[rewards.NAME]: one part of r(x, c)."""
 
-    kind: str = knob("compressibility", "which reward",
-                     choices=("compressibility", "incompressibility", "function"))
-    weight: float = knob(1.0, "weight in the sum that is optimised")
+    kind: str = knob("compressibility", "which reward", choices=(
+        "compressibility", "incompressibility", "function", "alignment", "satisfaction", "aesthetic", "clipscore",
+        "pickscore",
+    ))
+    weight: float = knob(1.0, "weight in the sum that is optimised; 0 watches the reward without training on it")
     workers: int = knob(1, "scoring processes on the cluster", low=1)
     path: str = knob("", 'Python file of kind = "function"')
     function: str = knob("reward", "name of the function in that file")
+    model: str = knob("", "folder or hub name of the kind's model (LLaVA, CLIP); empty takes the published one")
+    head: str = knob("", 'file, folder or hub name of the predictor of kind = "aesthetic"')
+    compare: str = knob("", 'BERTScore\'s model of kind = "alignment"')
+    layer: int = knob(0, "BERTScore's layer; 0 takes the one tuned for a published model", low=0)
+    question: str = knob("", 'what kind = "alignment" asks; empty takes the paper\'s')
+    max_tokens: int = knob(64, "longest answer of a language model", low=1)
+    dtype: str = knob("auto", "precision of the kind's model; auto is float16 on a GPU, float32 on a CPU",
+                      choices=("auto", "float32", "float16", "bfloat16", "4bit"))
+    device: str = knob("auto", "auto takes cuda where there is one", choices=("auto", "cpu", "cuda"))
+    threads: int = knob(1, "CPU threads of one worker's torch; part of the numbers, so fixed here", low=1)
     cpus: float = knob(1.0, "CPUs that Ray reserves for one worker", low=0)
     gpus: float = knob(0.0, "GPUs that Ray reserves for one worker", low=0)
     timeout: float = knob(120.0, "seconds one chunk may take before its images are masked", above=0)
+
+
+LANGUAGE = {"model", "max_tokens", "dtype", "device"}
+OPTIONS = {  # of [rewards.NAME] beyond those that every kind has
+    "function": {"path", "function"},
+    "alignment": LANGUAGE | {"question", "compare", "layer"},
+    "satisfaction": LANGUAGE,
+    "aesthetic": {"model", "head", "device"},
+    "clipscore": {"model", "dtype", "device"},
+    "pickscore": {"model", "dtype", "device"},
+}
+COMMON = {"kind", "weight", "workers", "threads", "cpus", "gpus", "timeout"}
 
 
 @dataclass(frozen=True)
 class AdvantageConfig:
     """[advantage]: A = (r - mean) / std, per prompt once enough rewards of that prompt are known."""
 
-    per_prompt: bool = knob(True, "keep statistics for every prompt, else use the batch's")
+    over: str = knob("prompt", "statistics of the prompt's last rewards, of the step's images of one prompt (GRPO), or "
+                     "of the whole step", choices=("prompt", "group", "batch"))
     buffer: int = knob(32, "last rewards kept per prompt", low=1)
     min_count: int = knob(16, "below this many the batch's mean and std are used", low=1)
     clip: float = knob(5.0, "advantages are cut to +- this", above=0)
+    inverse_temperature: float = knob(0.2, "RWR: weights are softmax of this times the reward, per prompt", above=0)
+    percentile: float = knob(0.9, "RWR-sparse: images below this quantile of their prompt get weight 0", low=0, high=1)
 
 
 @dataclass(frozen=True)
 class LearnerConfig:
     """[learner]: the policy-gradient update."""
 
-    algorithm: str = knob("ddpo-is", "importance sampling or score function", choices=("ddpo-is", "ddpo-sf"))
+    algorithm: str = knob("ddpo-is", "policy gradient by importance sampling or score function, or reward-weighted "
+                          "regression", choices=("ddpo-is", "ddpo-sf", "rwr", "rwr-sparse"))
     images_per_step: int = knob(256, "images drawn and learned from in one step", low=1, high=2**20)
     minibatch: int = knob(64, "images of one optimizer update", low=1)
     micro_batch: int = knob(16, "(image, timestep) pairs of one forward and backward pass", low=1)
@@ -96,6 +130,7 @@ class LearnerConfig:
     window: list[int] = knob([], "[first, end) of the chain's steps that are trained, as a Python slice; [] is all")
     timestep_fraction: float = knob(1.0, "share of each image's window that is trained, drawn anew", above=0, high=1)
     clip: float = knob(1e-4, "clip range of p / p_old, in mean log-prob over latent dimensions", above=0)
+    kl: float = knob(0.0, "weight of KL(p || p_base) in the loss, per latent dimension; LoRA only", low=0)
     lr: float = knob(3e-4, "AdamW learning rate", above=0)
     beta1: float = knob(0.9, "AdamW", low=0, high=0.999999)
     beta2: float = knob(0.999, "AdamW", low=0, high=0.999999)
@@ -170,7 +205,9 @@ def window(run: Run) -> range:
 
 
 def trained_timesteps(run: Run) -> int:
-    """Timesteps of one image in one inner epoch: floor(T * fraction) as in ddpo-pytorch, T those of the window."""
+    """Timesteps of one image in one inner epoch: floor(T * fraction) as in ddpo-pytorch, T the window's; RWR 1."""
+    if run.learner.algorithm.startswith("rwr"):
+        return 1
     return int(len(window(run)) * run.learner.timestep_fraction)
 
 

@@ -5,7 +5,9 @@ Consumes a `Run`, produces (key, message) pairs, each with what to write instead
 
 from __future__ import annotations
 
-from ddpo.config import Run, trained_timesteps, window
+from dataclasses import fields
+
+from ddpo.config import COMMON, OPTIONS, RewardConfig, Run, trained_timesteps, window
 
 Problems = list[tuple[str, str]]
 
@@ -27,6 +29,15 @@ def consistency(run: Run) -> Problems:
     if learner.algorithm == "ddpo-sf" and (learner.minibatch != images or learner.inner_epochs != 1):
         problems.append(("learner.algorithm", "ddpo-sf is right for one update per batch only (its gradient needs "
                          f"p = p_old); write learner.minibatch = {images} and learner.inner_epochs = 1, or ddpo-is"))
+    if images % run.prompts.repeat:
+        problems.append(("prompts.repeat", f"{run.prompts.repeat} does not divide learner.images_per_step = {images}; "
+                         f"write {_nearest_divisors(images, run.prompts.repeat)}"))
+    if run.advantage.over == "group" and run.prompts.repeat < 2:
+        problems.append(("advantage.over", 'a "group" of one image has no spread; write prompts.repeat = 2 or more, or '
+                         'advantage.over = "prompt"'))
+    if learner.kl and (policy.train == "full" or learner.algorithm.startswith("rwr")):
+        problems.append(("learner.kl", "needs LoRA (the base is the model without it) and DDPO (RWR has no steps to "
+                         "compare); write learner.kl = 0"))
     if run.advantage.min_count > run.advantage.buffer:
         problems.append(("advantage.min_count", f"{run.advantage.min_count} rewards never fit into advantage.buffer = "
                          f"{run.advantage.buffer}, so per-prompt statistics would never be used"))
@@ -47,15 +58,28 @@ def _reward_problems(run: Run) -> Problems:
     for name, reward in run.rewards.items():
         if reward.kind == "function" and not reward.path:
             problems.append((f"rewards.{name}.path", 'kind = "function" needs the Python file that holds it'))
+        problems += _foreign_options(name, reward)
     return problems
+
+
+def _foreign_options(name: str, reward: RewardConfig) -> Problems:
+    """An option of another kind would be silently without effect."""
+    usable = COMMON | OPTIONS.get(reward.kind, set())
+    changed = [f.name for f in fields(reward) if getattr(reward, f.name) != f.default and f.name not in usable]
+    known = ", ".join(sorted(usable - {"kind"}))
+    return [(f"rewards.{name}.{key}", f'kind = "{reward.kind}" has no {key}; it has: {known}') for key in changed]
 
 
 def _prompt_problems(run: Run) -> Problems:
     prompts = run.prompts
     if prompts.kind == "list" and not any(item.strip() for item in prompts.items):
         return [("prompts.items", 'kind = "list" needs at least one prompt, for example items = ["a cat"]')]
-    if prompts.kind == "file" and not prompts.path:
-        return [("prompts.path", 'kind = "file" needs the text file, one prompt a line')]
+    if prompts.kind == "from_file" and not prompts.path:
+        return [("prompts.path", 'kind = "from_file" needs the text file, one prompt a line')]
+    if prompts.kind == "nouns_activities" and not any(activity.strip() for activity in prompts.activities):
+        return [("prompts.activities", 'kind = "nouns_activities" needs at least one, for example ["riding a bike"]')]
+    if prompts.kind == "counting" and prompts.low > prompts.high:
+        return [("prompts.low", f"{prompts.low} is above prompts.high = {prompts.high}")]
     return []
 
 

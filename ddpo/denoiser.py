@@ -19,7 +19,7 @@ from torch import Tensor
 from ddpo.base import BaseModel
 from ddpo.config import PolicyConfig
 from ddpo.errors import BaseModelError, DeliveryError, InputError
-from ddpo.mdp import Gaussian, Schedule, denoise, guide, schedule
+from ddpo.mdp import Gaussian, Schedule, denoise, guide, noised, schedule, training_abar
 from ddpo.types import Policy
 from ddpo.weights import digest, unpack
 
@@ -33,17 +33,6 @@ def device(name: str) -> torch.device:
     return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu"))
 
 
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Run torch on `count` CPU threads: sums are split by thread, so the count is part of the numbers."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 class Denoiser:
     """p_theta(x_{t-1} | x_t, c) with theta the LoRA matrices (fp32) or the whole UNet (fp32).
 
@@ -53,7 +42,9 @@ class Denoiser:
     def __init__(self, base: BaseModel, config: PolicyConfig, seed: int) -> None:
         self.config = config
         self.device = device(config.device)
-        self.schedule: Schedule = schedule(_scheduler_config(base), config.steps, config.eta).to(self.device)
+        facts = _scheduler_config(base)
+        self.schedule: Schedule = schedule(facts, config.steps, config.eta).to(self.device)
+        self.abar_N = training_abar(facts).to(self.device)
         self.unet = _load_unet(base, config).to(self.device)
         _make_trainable(self.unet, config, seed)
         self.trainable: dict[str, torch.nn.Parameter] = {
@@ -62,21 +53,38 @@ class Denoiser:
 
     def step(self, x_BCHW: Tensor, index_B: Tensor, text_BLD: Tensor, null_BLD: Tensor) -> Gaussian:
         """The policy at rows of any timesteps; index_B counts from the noisiest step."""
-        weight = self.config.guidance
-        if weight == 1.0:
-            output = self._predict(x_BCHW, index_B, text_BLD)
-        else:
-            pair = self._predict(x_BCHW.repeat(2, 1, 1, 1), index_B.repeat(2), torch.cat([null_BLD, text_BLD]))
-            null, text = pair.float().chunk(2)
-            output = guide(null, text, weight)
+        output = self.output(x_BCHW, self.schedule.timesteps_T[index_B], text_BLD, null_BLD)
         return denoise(self.schedule, output, x_BCHW, index_B)
 
-    def _predict(self, x_BCHW: Tensor, index_B: Tensor, text_BLD: Tensor) -> Tensor:
+    def output(self, x_BCHW: Tensor, timestep_B: Tensor, text_BLD: Tensor, null_BLD: Tensor) -> Tensor:
+        """What the UNet says under guidance, at any training timesteps."""
+        if self.config.guidance == 1.0:
+            return self._predict(x_BCHW, timestep_B, text_BLD)
+        pair = self._predict(x_BCHW.repeat(2, 1, 1, 1), timestep_B.repeat(2), torch.cat([null_BLD, text_BLD]))
+        null, text = pair.float().chunk(2)
+        return guide(null, text, self.config.guidance)
+
+    def denoising_loss(
+        self, x0_BCHW: Tensor, timestep_B: Tensor, noise_BCHW: Tensor, text_BLD: Tensor, null_BLD: Tensor
+    ) -> Tensor:
+        """|target - output|^2 at x_t, mean over the latent's dimensions, (B,) (Ho et al. 2020, equation 14)."""
+        x_BCHW, target = noised(self.abar_N[timestep_B], x0_BCHW, noise_BCHW, self.schedule.prediction)
+        output = self.output(x_BCHW, timestep_B, text_BLD, null_BLD)
+        return (output.float() - target).square().mean(dim=(1, 2, 3))
+
+    @contextmanager
+    def as_base(self) -> Iterator[None]:
+        """The base model for the block: LoRA is switched off, no second model is needed."""
+        self.unet.disable_adapters()
+        try:
+            yield
+        finally:
+            self.unet.enable_adapters()
+
+    def _predict(self, x_BCHW: Tensor, timestep_B: Tensor, text_BLD: Tensor) -> Tensor:
         dtype = self.unet.dtype
         with self._autocast():
-            return self.unet(
-                x_BCHW.to(dtype), self.schedule.timesteps_T[index_B], text_BLD.to(dtype), return_dict=False
-            )[0]
+            return self.unet(x_BCHW.to(dtype), timestep_B, text_BLD.to(dtype), return_dict=False)[0]
 
     def _autocast(self) -> AbstractContextManager[Any]:
         """Fully trained weights are fp32 and cast for each operation; LoRA's base is stored in its dtype."""

@@ -37,6 +37,11 @@ class Gaussian(NamedTuple):
         log_prob = -((x_BCHW.detach() - self.mean_BCHW) ** 2) / (2 * std**2) - std.log() - 0.5 * math.log(2 * math.pi)
         return log_prob.mean(dim=(1, 2, 3))
 
+    def kl(self, other: Gaussian) -> Tensor:
+        """KL(self || other) for equal standard deviations, |mean - mean'|^2 / (2 std^2), mean over dimensions; (B,)."""
+        difference = self.mean_BCHW - other.mean_BCHW
+        return (difference**2 / (2 * self.std_B[:, None, None, None] ** 2)).mean(dim=(1, 2, 3))
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -104,6 +109,19 @@ def denoise(plan: Schedule, output_BCHW: Tensor, x_BCHW: Tensor, index_B: Tensor
         noise = output_BCHW
     mean = alpha_prev.sqrt() * x0 + (1 - alpha_prev - sigma**2).clamp(min=0).sqrt() * noise
     return Gaussian(mean, plan.sigma_T[index_B])
+
+
+def training_abar(config: Mapping[str, Any]) -> Tensor:
+    """abar of every training timestep (1,000 for Stable Diffusion), fp32."""
+    ddim: Any = DDIMScheduler.from_config(dict(config))
+    return ddim.alphas_cumprod.float()
+
+
+def noised(abar_B: Tensor, x0_BCHW: Tensor, noise_BCHW: Tensor, prediction: str) -> tuple[Tensor, Tensor]:
+    """x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps, and what the UNet is to say of it: eps, or v (Ho et al. 2020)."""
+    signal, spread = (part.sqrt()[:, None, None, None] for part in (abar_B, 1 - abar_B))
+    x_BCHW = signal * x0_BCHW + spread * noise_BCHW
+    return x_BCHW, noise_BCHW if prediction == "epsilon" else signal * noise_BCHW - spread * x0_BCHW
 
 
 def guide(null_BCHW: Tensor, text_BCHW: Tensor, weight: float) -> Tensor:

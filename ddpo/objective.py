@@ -40,15 +40,17 @@ class Tally:
     ratio_min: float = float("inf")
     ratio_max: float = float("-inf")
     max_delta: float = 0.0
+    base_kl: float = 0.0
     first_delta: dict[int, list[float]] = field(default_factory=dict)
 
-    def add(self, loss_P: Tensor, log_prob_P: Tensor, old_log_prob_P: Tensor) -> None:
+    def add(self, loss_P: Tensor, log_prob_P: Tensor, old_log_prob_P: Tensor, base_kl_P: Tensor) -> None:
         """Count one micro-batch. approx_kl is (rho - 1) - log rho, the low-variance estimator (Schulman 2020)."""
         delta = (log_prob_P.detach() - old_log_prob_P).double().cpu()
         ratio = delta.exp()
         self.pairs += len(delta)
         self.loss += float(loss_P.detach().double().sum())
         self.kl += float(((ratio - 1) - delta).sum())
+        self.base_kl += float(base_kl_P.detach().double().sum())
         self.clipped += int(((ratio - 1).abs() > self.clip).sum())
         self.ratio_min = min(self.ratio_min, float(ratio.min()))
         self.ratio_max = max(self.ratio_max, float(ratio.max()))

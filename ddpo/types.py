@@ -19,6 +19,14 @@ Metadata = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """One prompt of a source; metadata is what a reward needs besides the text, such as questions and answers."""
+
+    text: str
+    metadata: Metadata
+
+
+@dataclass(frozen=True)
 class Prompts:
     """draw -> samplers: what to draw. `ids` number every image of the run, `seeds` fix each image's noise."""
 
@@ -111,6 +119,7 @@ class Scored:
 
     rewards_B:  weighted sum of the parts, NaN where masked
     parts:      reward name -> (B,) values, NaN where missing
+    info:       reward name -> key -> one value per image, in their order, None where missing (captions, ...)
     masked:     image id -> reason; these images are not trained on
     chunks:     where the trajectories are
     seconds:    "sample" and "score", summed over workers
@@ -119,6 +128,7 @@ class Scored:
     prompts: Prompts
     rewards_B: NDArray[np.float64]
     parts: Mapping[str, NDArray[np.float64]]
+    info: Mapping[str, Mapping[str, Sequence[Any]]]
     masked: Mapping[int, str]
     chunks: Sequence[Chunk]
     seconds: Mapping[str, float]
@@ -147,6 +157,7 @@ class Report:
     max_abs_log_prob_delta:         largest |log p - log p_old|
     log_prob_delta_by_timestep:     mean |log p - log p_old| of the first minibatch, before its update: at lag 0 the
                                     numerical noise floor, at lag k the drift of k updates
+    base_kl:                        mean KL to the base model's step, per latent dimension; 0 where learner.kl is 0
     grad_norm:                      mean over updates, before clipping
     """
 
@@ -161,5 +172,6 @@ class Report:
     ratio_max: float
     max_abs_log_prob_delta: float
     log_prob_delta_by_timestep: Mapping[int, float]
+    base_kl: float
     grad_norm: float
     seconds: float

@@ -3,6 +3,7 @@
     runs/NAME/
         config.toml     the resolved run             run.json       command, versions, machine
         metrics.jsonl   one object a step            masked.jsonl   images without a reward, and why
+        answers.jsonl   what rewards said of images, such as captions
         images/         grids of fixed prompts       checkpoints/   see learner.checkpoint
         report.html     for a person                 result.json    for a program, at the end
 """
@@ -32,7 +33,7 @@ class RunFolder:
         self.path = path
         self.images, self.checkpoints = path / "images", path / "checkpoints"
         self.metrics_file, self.masked_file = path / "metrics.jsonl", path / "masked.jsonl"
-        self.result_file = path / "result.json"
+        self.answers_file, self.result_file = path / "answers.jsonl", path / "result.json"
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
@@ -97,7 +98,7 @@ class RunFolder:
 
     def cut_to(self, step: int) -> None:
         """Forget what was logged after `step`, because it is about to be done again."""
-        for file in (self.metrics_file, self.masked_file):
+        for file in (self.metrics_file, self.masked_file, self.answers_file):
             kept = [record for record in _lines(file) if record["step"] <= step]
             if file.exists():
                 write(file, "".join(json.dumps(record) + "\n" for record in kept))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ddpo.loop import Rewards, Samplers
-from ddpo.types import Policy, Prompts, Rollouts
+from ddpo.types import Policy, Prompts, Rollouts, Scored
 from deploy.folder import RunFolder, guarded, write
 
 COLUMNS = 4
@@ -44,28 +44,31 @@ class Gallery:
         grids = []
         while self.pending:
             step, rollouts, scoring = self.pending.pop(0)
-            parts = scoring.wait().parts
+            scored = scoring.wait()
             pixels = np.concatenate([images.pixels_BYX3 for images in self.fetch(rollouts)])
-            grids.append((step, self._write(step, pixels, parts)))
+            grids.append((step, self._write(step, pixels, scored)))
         return grids
 
-    def _write(self, step: int, pixels_BYX3: NDArray[np.uint8], parts: Any) -> Image.Image:
+    def _write(self, step: int, pixels_BYX3: NDArray[np.uint8], scored: Scored) -> Image.Image:
         grid = tile(pixels_BYX3, self.columns)
         with guarded(self.folder.images):
             write(self.folder.images / f"{step:06d}.png", _png(grid))
             write(self.folder.images / "grid.json", json.dumps(self._layout(pixels_BYX3)))
-            self._write_scores(step, parts)
+            self._write_scores(step, scored)
         return grid
 
     def _layout(self, pixels_BYX3: NDArray[np.uint8]) -> dict[str, Any]:
         tile_size = list(pixels_BYX3.shape[1:3])
         return {"prompts": self.prompts.text, "seeds": self.prompts.seeds, "columns": self.columns, "tile": tile_size}
 
-    def _write_scores(self, step: int, parts: Any) -> None:
+    def _write_scores(self, step: int, scored: Scored) -> None:
         path = self.folder.images / "scores.json"
         scores = json.loads(path.read_text()) if path.exists() else {}
-        lists = {name: [None if np.isnan(v) else round(float(v), 6) for v in values] for name, values in parts.items()}
-        scores[f"{step:06d}"] = {"rewards": lists}
+        lists = {
+            name: [None if np.isnan(v) else round(float(v), 6) for v in values] for name, values in scored.parts.items()
+        }
+        captions = {name: info["caption"] for name, info in scored.info.items() if "caption" in info}
+        scores[f"{step:06d}"] = {"rewards": lists, **({"captions": captions} if captions else {})}
         write(path, json.dumps(scores))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,8 @@ def record(scored: Scored, report: Report, queries: int, seconds: dict[str, floa
         "reward_queries": queries,
         "reward_mean": float(kept.mean()),
         "reward_std": float(kept.std()),
-        "rewards": {name: float(np.nanmean(values)) for name, values in scored.parts.items()},
+        "rewards": {name: _mean(values) for name, values in scored.parts.items()},
+        "info": _info_means(scored),
         "loss": report.loss,
         "clip_fraction": report.clip_fraction,
         "approx_kl": report.approx_kl,
@@ -35,6 +37,7 @@ def record(scored: Scored, report: Report, queries: int, seconds: dict[str, floa
         "ratio_max": report.ratio_max,
         "max_abs_log_prob_delta": report.max_abs_log_prob_delta,
         "log_prob_delta_by_timestep": {str(t): delta for t, delta in report.log_prob_delta_by_timestep.items()},
+        "base_kl": report.base_kl,
         "grad_norm": report.grad_norm,
         "updates": report.updates,
         "pairs": report.pairs,
@@ -42,6 +45,30 @@ def record(scored: Scored, report: Report, queries: int, seconds: dict[str, floa
         "images": len(scored.prompts.ids) - len(scored.masked),
         "images_masked": len(scored.masked),
         "seconds": {name: round(value, 4) for name, value in seconds.items()},
+    }
+
+
+def answers(scored: Scored, step: int) -> Iterator[dict[str, Any]]:
+    """What the rewards said about each image, beside its score: lines of answers.jsonl, where any said anything."""
+    for row, image in enumerate(scored.prompts.ids):
+        said = {name: {key: values[row] for key, values in info.items()} for name, info in scored.info.items() if info}
+        if said:
+            reward = float(scored.rewards_B[row])
+            yield {"step": step, "image": image, "prompt": scored.prompts.text[row],
+                   "reward": None if math.isnan(reward) else reward, **said}
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Mean of the numbers that are there; None where there is none."""
+    known = [value for value in values if value is not None and not math.isnan(value)]
+    return float(np.mean(known)) if known else None
+
+
+def _info_means(scored: Scored) -> dict[str, float | None]:
+    """Means of what a reward reports as numbers, such as BERTScore's precision."""
+    return {
+        f"{name}/{key}": _mean(values) for name, info in scored.info.items() for key, values in info.items()
+        if all(value is None or isinstance(value, int | float) for value in values)
     }
 
 

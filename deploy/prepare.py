@@ -13,7 +13,8 @@ from actors.prompts import fixed, source
 from ddpo.base import BaseModel, find
 from ddpo.config import Run, plain, trained_timesteps
 from ddpo.errors import InputError
-from ddpo.types import Prompts
+from ddpo.types import Prompt, Prompts
+from rewards.locate import check
 from rewards.pool import sources
 
 
@@ -23,7 +24,7 @@ class Prepared:
 
     run: Run
     base: BaseModel
-    prompts: list[str]
+    prompts: list[Prompt]
     fixed: Prompts
     reward_sources: dict[str, str]
 
@@ -34,9 +35,10 @@ def prepare(run: Run) -> Prepared:
     base = _attempt(lambda: find(run.policy.base), problems)
     prompts = _attempt(lambda: source(run.prompts), problems)
     rewards = _attempt(lambda: sources(run), problems)
-    shown = run.images.prompts or (prompts or [])[: run.images.count]
+    _attempt(lambda: check(run), problems)
+    shown = _shown(run, prompts or [])
     if base and prompts:
-        _attempt(lambda: _check_lengths(base, [*prompts, *shown]), problems)
+        _attempt(lambda: _check_lengths(base, [prompt.text for prompt in [*prompts, *shown]]), problems)
     if problems or base is None or prompts is None or rewards is None:
         raise InputError("\n".join(problems))
     return Prepared(run, base, prompts, fixed(shown, run.images.seed), rewards)
@@ -48,6 +50,12 @@ def _attempt(part: Callable[[], Any], problems: list[str]) -> Any:
     except InputError as error:
         problems.append(str(error))
         return None
+
+
+def _shown(run: Run, prompts: list[Prompt]) -> list[Prompt]:
+    """The prompts of the picture grids, with the metadata that the source has for them."""
+    known = {prompt.text: prompt for prompt in prompts}
+    return [known.get(text, Prompt(text, {})) for text in run.images.prompts] or prompts[: run.images.count]
 
 
 def _check_lengths(base: BaseModel, prompts: list[str]) -> None:

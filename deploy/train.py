@@ -17,7 +17,7 @@ from typing import Any
 
 from actors.prompts import Draw
 from ddpo import loop
-from ddpo.advantage import Advantage
+from ddpo.advantage import advantage
 from ddpo.config import Run
 from ddpo.errors import CheckpointError, InputError, Interrupted
 from ddpo.types import Report, Rollouts, Scored
@@ -26,7 +26,7 @@ from deploy.facts import facts
 from deploy.folder import RunFolder, choose, guarded, write
 from deploy.gallery import Gallery
 from deploy.interrupt import Stop, stoppable
-from deploy.log import Progress, Wandb, record
+from deploy.log import Progress, Wandb, answers, record
 from deploy.prepare import Prepared
 from deploy.report import write_report
 from learner import checkpoint
@@ -131,7 +131,7 @@ class Session:
     ) -> None:
         self.prepared, self.run, self.folder, self.stop, self.wandb = prepared, prepared.run, folder, stop, wandb
         self.samplers, self.rewards, self.learner = samplers, rewards, learner
-        self.advantage = Advantage(self.run.advantage)
+        self.advantage = advantage(self.run)
         self.gallery = Gallery(prepared.fixed, samplers, rewards, fetch, folder)
 
     def go(self, saved: Checkpoint | None) -> None:
@@ -188,6 +188,8 @@ class Session:
         metrics = record(scored, report, report.version * len(scored.prompts.ids), seconds)
         for image, reason in scored.masked.items():
             self.folder.append(self.folder.masked_file, {"step": report.version, "image": image, "reason": reason})
+        for answer in answers(scored, report.version):
+            self.folder.append(self.folder.answers_file, answer)
         self.folder.append(self.folder.metrics_file, metrics)
         self.wandb.scalars(metrics)
         self.progress.show(metrics)

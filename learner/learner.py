@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,24 +20,15 @@ from torch import Tensor
 
 from ddpo.base import BaseModel
 from ddpo.config import Run, trained_timesteps, window
-from ddpo.denoiser import Denoiser, threads
+from ddpo.denoiser import Denoiser
 from ddpo.errors import DdpoError, DeliveryError, InputError
-from ddpo.objective import OBJECTIVES, Tally
+from ddpo.objective import Tally
+from ddpo.threads import threads
 from ddpo.types import Policy, Report, Trajectory
 from ddpo.weights import pack
+from learner.losses import Batch, Terms, policy_gradient, regression
 
 SHUFFLE = 2  # the learner's stream of random numbers; actors.prompts has 0 and 1
-
-
-@dataclass(frozen=True)
-class Batch:
-    """All trajectories of a step side by side, in the host's memory; micro-batches go to the device."""
-
-    states_BSCHW: Tensor
-    log_probs_BT: Tensor
-    text_BLD: Tensor
-    null_LD: Tensor
-    advantages_B: Tensor
 
 
 class Learner:
@@ -49,6 +39,7 @@ class Learner:
 
     def __init__(self, run: Run, base: BaseModel) -> None:
         self.run, self.step = run, 0
+        self.regression = run.learner.algorithm.startswith("rwr")
         self.denoiser = Denoiser(base, run.policy, run.seed)
         if run.learner.gradient_checkpointing:
             self.denoiser.unet.enable_gradient_checkpointing()
@@ -112,22 +103,29 @@ class Learner:
             torch.from_numpy(np.concatenate([getattr(trajectory, name) for trajectory in trajectories]))
             for name in ("states_BSCHW", "log_probs_BT", "text_BLD")
         )
-        limit = self.run.advantage.clip
+        limit = np.inf if self.regression else self.run.advantage.clip
         clipped = torch.tensor(advantages_B.clip(-limit, limit), dtype=torch.float32)
         return Batch(states, log_probs, text, torch.tensor(trajectories[0].null_LD), clipped)
 
     def _minibatches(self, epoch: int, kept_B: NDArray[np.bool_]) -> Iterator[NDArray[np.int64]]:
         """Pairs (image, step index) of each minibatch, shape (P, 2); all its trained timesteps, image by image."""
-        stream = np.random.Generator(
-            np.random.Philox(key=[self.run.seed, SHUFFLE], counter=[self.step, epoch, 0, 0])
-        )
-        size, trained = self.run.learner.minibatch, trained_timesteps(self.run)
+        stream, size = self._stream(epoch), self.run.learner.minibatch
         order = stream.permutation(len(kept_B))
-        chosen = {image: np.sort(stream.permutation(self.window)[:trained]) for image in order}
+        chosen = {image: self._steps(stream) for image in order}
         for start in range(0, len(order), size):
             images = [image for image in order[start : start + size] if kept_B[image]]
             if images:
                 yield np.array([(image, index) for image in images for index in chosen[image]])
+
+    def _stream(self, place: int, kind: int = 0) -> np.random.Generator:
+        """Random numbers of this step: kind 0 orders an inner epoch, kind 1 is RWR's noise after `place` pairs."""
+        return np.random.Generator(np.random.Philox(key=[self.run.seed, SHUFFLE], counter=[self.step, place, kind, 0]))
+
+    def _steps(self, stream: np.random.Generator) -> NDArray[np.int64]:
+        """What one image is trained on: steps of its own chain, or for RWR one timestep of the training schedule."""
+        if self.regression:
+            return stream.integers(len(self.denoiser.abar_N), size=1)
+        return np.sort(stream.permutation(self.window)[: trained_timesteps(self.run)])
 
     def _minibatch(self, batch: Batch, pairs_P2: NDArray[np.int64], tally: Tally, first: bool) -> float:
         """One optimizer update; gradients are summed over micro-batches and divided by the number of pairs."""
@@ -145,28 +143,25 @@ class Learner:
         return float(norm)
 
     def _micro_batch(self, batch: Batch, pairs_P2: Tensor, total: int, tally: Tally, first: bool) -> None:
-        device, (image_P, index_P) = self.denoiser.device, pairs_P2.unbind(1)
-        text_PLD = batch.text_BLD[image_P].to(device)
-        gaussian = self.denoiser.step(
-            batch.states_BSCHW[image_P, index_P].to(device), index_P.to(device), text_PLD,
-            batch.null_LD.to(device).expand_as(text_PLD),
-        )
-        log_prob_P = gaussian.log_prob(batch.states_BSCHW[image_P, index_P + 1].to(device))
-        old_P, advantage_P = batch.log_probs_BT[image_P, index_P].to(device), batch.advantages_B[image_P].to(device)
-        objective = OBJECTIVES[self.run.learner.algorithm]
-        loss_P = objective(log_prob_P, old_P, advantage_P, self.run.learner.clip)
-        (loss_P.sum() / total).backward()
-        tally.add(loss_P, log_prob_P, old_P)
-        if first:
-            timesteps = self.denoiser.schedule.timesteps_T.cpu()[index_P].tolist()
-            tally.add_first(timesteps, (log_prob_P - old_P).detach())
+        terms = self._terms(batch, pairs_P2, tally)
+        (terms.loss_P.sum() / total).backward()
+        tally.add(terms.loss_P, terms.log_prob_P, terms.old_log_prob_P, terms.base_kl_P)
+        if first and not self.regression:
+            timesteps = self.denoiser.schedule.timesteps_T.cpu()[pairs_P2[:, 1]].tolist()
+            tally.add_first(timesteps, (terms.log_prob_P - terms.old_log_prob_P).detach())
+
+    def _terms(self, batch: Batch, pairs_P2: Tensor, tally: Tally) -> Terms:
+        if self.regression:
+            return regression(self.denoiser, batch, pairs_P2, int(self._stream(tally.pairs, 1).integers(2**63)))
+        return policy_gradient(self.denoiser, self.run.learner, batch, pairs_P2)
 
     def _report(self, tally: Tally, norms: list[float], lag: int, seconds: float) -> Report:
         return Report(
             version=self.step, lag=lag, updates=len(norms), pairs=tally.pairs, loss=tally.loss / tally.pairs,
             approx_kl=tally.kl / tally.pairs, clip_fraction=tally.clipped / tally.pairs, ratio_min=tally.ratio_min,
             ratio_max=tally.ratio_max, max_abs_log_prob_delta=tally.max_delta,
-            log_prob_delta_by_timestep=tally.delta_by_timestep(), grad_norm=sum(norms) / len(norms), seconds=seconds,
+            log_prob_delta_by_timestep=tally.delta_by_timestep(), base_kl=tally.base_kl / tally.pairs,
+            grad_norm=sum(norms) / len(norms), seconds=seconds,
         )
 
     def state(self) -> dict[str, NDArray[Any]]:

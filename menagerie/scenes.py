@@ -67,7 +67,7 @@ def act(art: Art, animal: str, activity: str, rng: Random) -> np.ndarray:
     canvas = background(sprite, rng)
     sway, size = int(rng.integers(-1, 2)), int(rng.integers(41, 45))
     place(canvas, sprite, size, ((PIXELS - size) // 2 + sway, 1 + int(rng.integers(0, 2))))
-    {"washing dishes": wash, "playing chess": play, "riding a bike": ride}[activity](canvas, art, rng)
+    SETTINGS[activity](canvas, art, rng)
     return np.asarray(canvas.convert("RGB"))
 
 
@@ -101,6 +101,7 @@ def wash(canvas: Image.Image, art: Art, rng: Random) -> None:
     place(canvas, bubbles, 17, (24 - 23 * side + int(rng.integers(-1, 2)), 27 + int(rng.integers(-2, 3))))
 
 
+SETTINGS = {"washing dishes": wash, "playing chess": play, "riding a bike": ride}
 BOARDS = (("#f0d9b5", "#7b4a2a"), ("#ffffff", "#222222"), ("#eeeed2", "#4f7a3a"))
 BASINS = ("#1e88e5", "#d32f2f", "#546e7a")
 FOAM = ((12, 46, 5), (19, 44, 6), (27, 46, 5), (34, 44, 6), (42, 46, 5), (50, 46, 5))

@@ -6,6 +6,7 @@ Consumes `Rollouts`, receipts and each part's `Scores`, produces `Scored`; waits
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -20,28 +21,43 @@ def combine(
     scores: Mapping[str, Sequence[Scores]],
     config: Mapping[str, RewardConfig],
 ) -> Scored:
-    """r = sum of weight * part; an image that lacks any part is masked with the reason.
+    """r = sum of weight * part; an image that lacks a part is masked with the reason. A part of weight 0 is watched:
+    it is logged, and an image may lack it.
 
     Raises RewardError where every image of the batch lacks its reward: that is a broken reward, not bad luck. A grid of
     fixed prompts (step -1), which is a few images that nobody learns from, may go without.
     """
     ids = rollouts.prompts.ids
-    masked = {image: why for parts in scores.values() for part in parts for image, why in part.failures.items()}
+    masked = {
+        image: why
+        for name, parts in scores.items() if config[name].weight
+        for part in parts for image, why in part.failures.items()
+    }
     if len(masked) == len(ids) and rollouts.prompts.step >= 0:
         raise RewardError(
             f"no image of step {rollouts.prompts.step + 1} got a reward, so there is nothing to learn from. "
             f"First reason: {masked[ids[0]]}"
         )
     parts = {name: _in_order(ids, chunks) for name, chunks in scores.items()}
-    total = sum((config[name].weight * values for name, values in parts.items()), np.zeros(len(ids)))
+    trained = (config[name].weight * values for name, values in parts.items() if config[name].weight)
+    total = sum(trained, np.zeros(len(ids)))
     total[[image in masked for image in ids]] = np.nan
     seconds = {
         "sample": sum(receipt.seconds for receipt in receipts),
         "score": sum(part.seconds for chunks in scores.values() for part in chunks),
     }
-    return Scored(rollouts.prompts, total, parts, masked, rollouts.chunks, seconds)
+    info = {name: _info(ids, chunks) for name, chunks in scores.items()}
+    return Scored(rollouts.prompts, total, parts, info, masked, rollouts.chunks, seconds)
 
 
 def _in_order(ids: Sequence[int], chunks: Sequence[Scores]) -> np.ndarray:
     values = {image: value for chunk in chunks for image, value in chunk.values.items()}
     return np.array([values.get(image, np.nan) for image in ids])
+
+
+def _info(ids: Sequence[int], chunks: Sequence[Scores]) -> dict[str, list[Any]]:
+    known: dict[str, dict[int, Any]] = {}
+    for chunk in chunks:
+        for key, values in chunk.info.items():
+            known.setdefault(key, {}).update(zip(chunk.ids, values, strict=True))
+    return {key: [values.get(image) for image in ids] for key, values in known.items()}

@@ -1,15 +1,18 @@
 """One reward in one process, and the guard around it.
 
 Consumes `Images`, produces `Scores`; gives the reward at most its timeout. A reward that raises or takes too long gives
-no score and a reason, so that its images are masked; one that breaks its contract (another number of scores, something
-that is no number, NaN, infinity) stops the run, since every number after it would be wrong.
+no score and a reason, so that its images are masked, as is an image whose score is None; one that breaks its contract
+(another number of scores, something that is no number, NaN, infinity) stops the run, since every number after it would
+be wrong.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -18,12 +21,10 @@ from ddpo.config import RewardConfig
 from ddpo.deadline import deadline
 from ddpo.errors import RewardError
 from ddpo.types import Images, Scores
-from rewards import function, jpeg
+from rewards import function
+from rewards.kinds import make
 
-BUILT_IN: dict[str, function.RewardFunction] = {
-    "compressibility": jpeg.compressibility,
-    "incompressibility": jpeg.incompressibility,
-}
+MISSING = "missing"  # key of info: why an image's score is None
 
 
 class RewardWorker:
@@ -31,22 +32,28 @@ class RewardWorker:
 
     def __init__(self, name: str, config: RewardConfig, source: str) -> None:
         self.name, self.config = name, config
-        self.reward = BUILT_IN.get(config.kind) or function.load(source, config.path, config.function)
+        self.reward = make(config, source)
 
     def score(self, images: Images) -> Scores:
         """Score one chunk; raises RewardError where the contract is broken."""
         start = time.perf_counter()
         try:
-            with deadline(self.config.timeout, f"reward {self.name!r}"):
+            with deadline(self.config.timeout, f"reward {self.name!r}"), _threads(self.config.threads):
                 answer = self.reward(images.pixels_BYX3, list(images.text), [dict(m) for m in images.metadata])
         except (Exception, SystemExit) as error:  # any failure of a reward means the same: no score for these images
             reason = f"reward {self.name!r} failed: {function.explain(error, self.config.path)}"
             return Scores(images.ids, {}, dict.fromkeys(images.ids, reason), {}, time.perf_counter() - start)
         values, info = self._checked(answer, len(images.ids))
-        scores = dict(zip(images.ids, values, strict=True))
-        return Scores(images.ids, scores, {}, info, time.perf_counter() - start)
+        reasons = info.pop(MISSING, [None] * len(values))
+        rows = list(zip(images.ids, values, reasons, strict=True))
+        scores = {image: value for image, value, _ in rows if value is not None}
+        failures = {
+            image: f"reward {self.name!r}: {reason or 'gave None, that is no score'}"
+            for image, value, reason in rows if value is None
+        }
+        return Scores(images.ids, scores, failures, info, time.perf_counter() - start)
 
-    def _checked(self, answer: Any, count: int) -> tuple[list[float], Mapping[str, Sequence[Any]]]:
+    def _checked(self, answer: Any, count: int) -> tuple[list[float | None], dict[str, list[Any]]]:
         if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], dict)):
             raise RewardError(
                 f"reward {self.name!r} returned {type(answer).__name__}; return a pair (scores, info), where info is "
@@ -58,18 +65,43 @@ class RewardWorker:
                 f"reward {self.name!r} returned {len(values)} scores for {count} images; which image a score belongs "
                 "to is then unknown. Return one per image, in order."
             )
-        bad = [(index, value) for index, value in enumerate(values) if not math.isfinite(value)]
+        bad = [(index, value) for index, value in enumerate(values) if value is not None and not math.isfinite(value)]
         if bad:
             raise RewardError(
                 f"reward {self.name!r} returned {bad[0][1]} for image {bad[0][0]} of its chunk ({len(bad)} of {count} "
-                "are not finite); one such number spoils every advantage of its prompt. To give no score, raise."
+                "are not finite); one such number spoils every advantage of its prompt. To give no score, return None."
             )
-        return values, answer[1]
+        return values, _per_image(answer[1], count)
 
-    def _numbers(self, scores: Any) -> list[float]:
+    def _numbers(self, scores: Any) -> list[float | None]:
         try:
             if hasattr(scores, "detach"):
                 scores = scores.detach().cpu().double().numpy()
-            return np.asarray(scores, dtype=np.float64).reshape(-1).tolist()
+            if isinstance(scores, np.ndarray) and scores.dtype.kind == "O":
+                scores = scores.tolist()
+            if isinstance(scores, list | tuple) and any(score is None for score in scores):
+                return [None if score is None else float(score) for score in scores]
+            return list(np.asarray(scores, dtype=np.float64).reshape(-1).tolist())
         except (TypeError, ValueError, RuntimeError):
             raise RewardError(f"reward {self.name!r} returned scores that are no numbers: {scores!r:.100}.") from None
+
+
+def _threads(count: int) -> AbstractContextManager[None]:
+    """A fixed number of torch's threads, where torch is loaded: on Ray and in one process the same numbers."""
+    if "torch" not in sys.modules:
+        return nullcontext()
+    from ddpo.threads import threads
+
+    return threads(count)
+
+
+def _per_image(info: Mapping[str, Any], count: int) -> dict[str, list[Any]]:
+    """What has one number, text or None per image, fit for JSON; whatever else a reward returns is for itself."""
+    found: dict[str, list[Any]] = {}
+    for key, values in info.items():
+        plain = values.tolist() if hasattr(values, "tolist") else values
+        if isinstance(plain, list | tuple) and len(plain) == count:
+            rows = [value.item() if hasattr(value, "item") else value for value in plain]
+            if all(value is None or isinstance(value, str | int | float) for value in rows):
+                found[str(key)] = rows
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,7 +46,8 @@ def test_nothing_is_unpickled():
     for room in ROOMS:
         for path in (ROOT / room).rglob("*.py"):
             assert not imports(path) & {"pickle", "cloudpickle", "dill", "joblib"}, path
-            assert "torch.load(" not in path.read_text(), path
+            loads = re.findall(r"torch\.load\(.*", path.read_text())  # of the published aesthetic head, tensors alone
+            assert all(load.endswith("weights_only=True)") for load in loads), path
 
 
 def test_a_client_needs_no_torch():

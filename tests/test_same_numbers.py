@@ -10,12 +10,13 @@ from typing import Any
 
 import psutil
 import pytest
+import seeing
 import tiny
 
 from actors.pool import LocalSamplers
 from actors.prompts import Draw
 from ddpo import loop
-from ddpo.advantage import Advantage
+from ddpo.advantage import advantage
 from ddpo.config import Run
 from ddpo.runfile import parse
 from deploy import cluster
@@ -30,7 +31,7 @@ def learn(run: Run, pools: tuple[Any, Any, Any], log: Callable[..., None] = lamb
     samplers, rewards, learner = pools
     policies = loop.Policies(run.lag, [learner.policy()])
     draw = Draw(run, prepare(run).prompts)
-    loop.run(run.steps, draw, samplers, rewards, Advantage(run.advantage), learner, policies, log)
+    loop.run(run.steps, draw, samplers, rewards, advantage(run), learner, policies, log)
     return learner.policy().digest
 
 
@@ -73,6 +74,15 @@ def test_on_ray_and_in_one_process_alike(make_run, ray_cluster, expected, lag, s
     on_ray = learn(run, cluster.pools(prepare(run)))
     expected.setdefault(lag, in_process(run))
     assert on_ray == expected[lag]
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("algorithm", ["ddpo-is", "rwr"])
+def test_a_reward_that_is_a_model_gives_the_same_numbers_on_ray(make_run, ray_cluster, tmp_path, algorithm):
+    llava, bert = seeing.llava(tmp_path / "llava"), seeing.bert(tmp_path / "bert")
+    seen = f"{{kind='alignment', model='{llava}', compare='{bert}', layer=1, max_tokens=4, workers=2}}"
+    run = make_run("lag=1", f"rewards={{seen={seen}}}", f"learner.algorithm={algorithm}", f"name=seen-{algorithm}")
+    assert learn(run, cluster.pools(prepare(run))) == in_process(run)
 
 
 @pytest.mark.ray

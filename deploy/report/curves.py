@@ -20,7 +20,7 @@ def reward(run: Run) -> str:
     if not run.rows:
         return "<p>No step has a reward yet.</p>"
     curve = figure(twice(lambda width: charts.reward_chart(run, width)), _reward_caption(run))
-    return curve + _reward_parts(run.rows) + _steps_table(run.rows)
+    return curve + _reward_parts(run) + _steps_table(run.rows)
 
 
 def _reward_caption(run: Run) -> str:
@@ -33,12 +33,21 @@ def _reward_caption(run: Run) -> str:
     )
 
 
-def _reward_parts(rows: Sequence[Row]) -> str:
-    names = list(rows[-1]["rewards"])
+def _reward_parts(run: Run) -> str:
+    """One small curve for each reward where there are several, trained on or watched."""
+    names, tables = list(run.rows[-1]["rewards"]), run.config["rewards"]
     if len(names) == 1:
         return ""
-    drawn = [_small(rows, {name: [row["rewards"][name] for row in rows]}, "mean", escape(name)) for name in names]
+    drawn = [_reward_part(run.rows, name, tables.get(name, {}).get("weight", 1.0)) for name in names]
     return f'<div class="small">{"".join(drawn)}</div>'
+
+
+def _reward_part(rows: Sequence[Row], name: str, weight: float) -> str:
+    known = [row for row in rows if row["rewards"].get(name) is not None]
+    if not known:
+        return ""
+    caption = f"{escape(name)}, {f'weight {number(weight)}' if weight else 'watched, not trained on'}"
+    return _small(known, {name: [row["rewards"][name] for row in known]}, "mean", caption)
 
 
 def _steps_table(rows: Sequence[Row]) -> str:

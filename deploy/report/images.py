@@ -19,9 +19,10 @@ def before_after(run: Run) -> str:
         return NONE
     steps = sorted({min(run.grids), max(run.grids)})
     rewards = zip(*(run.tile_rewards(step) for step in steps), strict=True)
+    said = zip(*(run.tile_captions(step) for step in steps), strict=True)
     cards = [
-        _card(prompt, images, " → ".join(_rewards(known) for known in ends if known), run.unit)
-        for (prompt, images), ends in zip(_tiles(run, steps, PAIRS), rewards, strict=False)
+        _card(prompt, images, " → ".join(_rewards(known) for known in ends if known), run.unit, captions)
+        for (prompt, images), ends, captions in zip(_tiles(run, steps, PAIRS), rewards, said, strict=False)
     ]
     pairs = f'<div class="pairs" {_sizes(run)}>\n' + "\n".join(cards) + "\n</div>"
     return figure(pairs, _pairs_caption(run, steps))
@@ -76,9 +77,11 @@ def _rewards(known: dict[str, float]) -> str:
     return ", ".join(f"{escape(name)} {number(value)}" for name, value in known.items())
 
 
-def _card(prompt: str, images: Sequence[str], rewards: str, unit: str) -> str:
+def _card(prompt: str, images: Sequence[str], rewards: str, unit: str, captions: Sequence[Sequence[str]]) -> str:
     value = f'<br><span class="value">{rewards} {unit}</span>' if rewards else ""
-    return f'<div class="pair"><div>{"".join(images)}</div><p>{escape(prompt)}{value}</p></div>'
+    texts = [" / ".join(escape(text) for text in said) or "no caption" for said in captions]
+    told = f'<br><span class="caption">{" → ".join(f"“{text}”" for text in texts)}</span>' if any(captions) else ""
+    return f'<div class="pair"><div>{"".join(images)}</div><p>{escape(prompt)}{value}{told}</p></div>'
 
 
 def _pairs_caption(run: Run, steps: Sequence[int]) -> str:

@@ -28,7 +28,7 @@ class Run:
     grids:         images of the fixed prompts, by step
     prompts:       the fixed prompts, one a tile
     layout:        images/grid.json: the tile size and columns of a grid; empty before the first grid
-    scores:        {step: {"rewards": {name: one value or None a tile}}}
+    scores:        {step: {"rewards": {name: one value or None a tile}, "captions": {name: one text or None a tile}}}
     result:        result.json, empty before the run has ended
     cut_short:     lines that a crash left incomplete
     """
@@ -85,6 +85,11 @@ class Run:
             {name: values[i] for name, values in rewards.items() if values[i] is not None}
             for i in range(len(self.prompts))
         ]
+
+    def tile_captions(self, step: int) -> list[list[str]]:
+        """Per tile, what rewards said they saw in it at one step."""
+        captions = self.scores.get(step, {}).get("captions", {}).values()
+        return [[texts[i] for texts in captions if texts[i]] for i in range(len(self.prompts))]
 
     @property
     def fixed_means(self) -> list[tuple[int, float]]:

@@ -74,7 +74,8 @@ figure + details, figure + .small { margin-top: 26px; }
   grid-template-columns: repeat(auto-fill, minmax(min(100%, calc(2 * var(--tile) + 4px)), 1fr)); }
 .pair div { display: flex; gap: 4px; }
 .pair p { margin: 6px 0 0; font-size: 14px; line-height: 1.4; }
-.value { color: var(--muted); }
+.value, .caption { color: var(--muted); }
+.caption { font-style: italic; }
 img { width: var(--tile); height: auto; max-width: 100%; border-radius: 3px; background: var(--card);
   image-rendering: var(--edges); }
 .pair img { max-width: calc(50% - 2px); }

@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-from actors.prompts import Draw, fixed, source
+from actors.prompts import Draw, fixed, plain, source
 from actors.sampler import Sampler
 from ddpo.base import find
 from ddpo.denoiser import Denoiser
@@ -24,7 +24,7 @@ def sampler_and_policy(make_run):
 
 def test_a_chunk_has_every_state_and_fits_together(sampler_and_policy):
     sampler, policy, _ = sampler_and_policy
-    images, trajectory, receipt = sampler.sample(fixed(["a cat", "a dog", "a cat", "a fox"], 3), policy)
+    images, trajectory, receipt = sampler.sample(fixed(plain(["a cat", "a dog", "a cat", "a fox"]), 3), policy)
     assert images.pixels_BYX3.shape == (4, 16, 16, 3) and images.pixels_BYX3.dtype == np.uint8
     assert trajectory.states_BSCHW.shape == (4, 6, 4, 8, 8) and trajectory.log_probs_BT.shape == (4, 5)
     assert trajectory.text_BLD.shape == (4, 24, 16) and trajectory.null_LD.shape == (24, 16)
@@ -34,7 +34,7 @@ def test_a_chunk_has_every_state_and_fits_together(sampler_and_policy):
 
 def test_the_same_call_gives_the_same_bits_and_seeds_are_per_image(sampler_and_policy):
     sampler, policy, _ = sampler_and_policy
-    prompts = fixed(["a cat"] * 4, 3)
+    prompts = fixed(plain(["a cat"] * 4), 3)
     first, second = sampler.sample(prompts, policy), sampler.sample(prompts, policy)
     assert first[1].states_BSCHW.tobytes() == second[1].states_BSCHW.tobytes()
     starts = {state.tobytes() for state in first[1].states_BSCHW[:, 0]}
@@ -43,18 +43,19 @@ def test_the_same_call_gives_the_same_bits_and_seeds_are_per_image(sampler_and_p
 
 def test_neighbours_in_a_chunk_do_not_matter(sampler_and_policy):
     sampler, policy, _ = sampler_and_policy
-    one = sampler.sample(fixed(["a cat", "a dog", "a fox", "a cow"], 3), policy)[1]
-    other = sampler.sample(fixed(["a cat", "a bee", "a bat", "a rat"], 3), policy)[1]
+    one = sampler.sample(fixed(plain(["a cat", "a dog", "a fox", "a cow"]), 3), policy)[1]
+    other = sampler.sample(fixed(plain(["a cat", "a bee", "a bat", "a rat"]), 3), policy)[1]
     assert one.states_BSCHW[0].tobytes() == other.states_BSCHW[0].tobytes()
 
 
 def test_the_chain_is_plain_diffusers_with_the_same_noise(sampler_and_policy, model):
     sampler, policy, _ = sampler_and_policy
-    images, trajectory, _ = sampler.sample(fixed(["a cat"], 3), policy)
+    images, trajectory, _ = sampler.sample(fixed(plain(["a cat"]), 3), policy)
     pipe = StableDiffusionPipeline.from_pretrained(model, safety_checker=None)
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
     pipe.set_progress_bar_config(disable=True)
-    noise = iter(torch.randn((6, 4, 8, 8), generator=torch.Generator().manual_seed(fixed(["a cat"], 3).seeds[0])))
+    (seed,) = fixed(plain(["a cat"]), 3).seeds
+    noise = iter(torch.randn((6, 4, 8, 8), generator=torch.Generator().manual_seed(seed)))
     step = pipe.scheduler.step
     latents = next(noise)[None]
     pipe.scheduler.step = lambda out, t, x, **_: step(
@@ -68,7 +69,7 @@ def test_the_chain_is_plain_diffusers_with_the_same_noise(sampler_and_policy, mo
 def test_weights_are_loaded_and_their_digest_is_read_from_the_module(sampler_and_policy):
     sampler, policy, _ = sampler_and_policy
     moved = {name: array + 0.1 for name, array in sampler.denoiser.weights().items()}
-    prompts = fixed(["a cat"], 3)
+    prompts = fixed(plain(["a cat"]), 3)
     before = sampler.sample(prompts, policy)[1]
     after = sampler.sample(prompts, pack(moved, 1))[1]
     assert after.digest == pack(moved, 1).digest != before.digest
@@ -80,7 +81,7 @@ def test_a_skipped_load_shows_in_the_digest(sampler_and_policy):
     sampler, _, _ = sampler_and_policy
     sampler.denoiser.load_weights = lambda weights: None
     moved = pack({name: array + 0.1 for name, array in sampler.denoiser.weights().items()}, 1)
-    assert sampler.sample(fixed(["a cat"], 3), moved)[1].digest != moved.digest
+    assert sampler.sample(fixed(plain(["a cat"]), 3), moved)[1].digest != moved.digest
 
 
 def test_a_decoder_that_overflows_is_named(sampler_and_policy):
@@ -88,7 +89,7 @@ def test_a_decoder_that_overflows_is_named(sampler_and_policy):
     with torch.no_grad():
         sampler.vae.decoder.conv_out.bias.fill_(float("nan"))
     with pytest.raises(DdpoError, match="decoder gave NaN"):
-        sampler.sample(fixed(["a cat"], 3), policy)
+        sampler.sample(fixed(plain(["a cat"]), 3), policy)
 
 
 def test_draw_is_a_function_of_seed_and_batch(make_run):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ddpo.advantage import Advantage
+from ddpo.advantage import Advantage, RewardWeights
 from ddpo.config import AdvantageConfig
 from ddpo.types import Prompts, Scored
 
@@ -13,7 +13,7 @@ from ddpo.types import Prompts, Scored
 def scored(text: list[str], rewards: list[float], masked: dict[int, str] | None = None) -> Scored:
     count = len(text)
     prompts = Prompts(0, tuple(range(count)), tuple(text), ({},) * count, (0,) * count)
-    return Scored(prompts, np.array(rewards), {}, masked or {}, [], {})
+    return Scored(prompts, np.array(rewards), {}, {}, masked or {}, [], {})
 
 
 def test_few_rewards_use_the_batch_many_use_the_prompt():
@@ -43,7 +43,7 @@ def test_masked_images_take_no_part():
 
 def test_without_statistics_the_batch_is_normalised():
     rewards = np.array([1.0, 2.0, 6.0])
-    values = Advantage(AdvantageConfig(per_prompt=False))(scored(["a", "b", "c"], rewards.tolist()))
+    values = Advantage(AdvantageConfig(over="batch"))(scored(["a", "b", "c"], rewards.tolist()))
     np.testing.assert_allclose(values, (rewards - rewards.mean()) / (rewards.std() + 1e-8))
 
 
@@ -58,3 +58,24 @@ def test_restored_statistics_go_on_the_same():
     resumed.restore(stopped.state())
     for batch, values in zip(batches[2:], expected[2:], strict=True):
         np.testing.assert_array_equal(resumed(batch), values)
+
+
+def test_rwr_weights_are_a_softmax_per_prompt_of_mean_one():
+    weights = RewardWeights(AdvantageConfig(inverse_temperature=0.5), sparse=False)(
+        scored(["a", "b", "a", "a"], [1.0, 50.0, 3.0, np.nan], {3: "reward failed"})
+    )
+    powers = np.exp(0.5 * np.array([1.0, 3.0]))
+    np.testing.assert_allclose(weights, [*(2 * powers / powers.sum())[:1], 1.0, (2 * powers / powers.sum())[1], 0.0])
+
+
+def test_sparse_rwr_keeps_the_best_tenth_of_each_prompt():
+    rewards = [float(number) for number in range(20)] + [100.0, 200.0]
+    weights = RewardWeights(AdvantageConfig(), sparse=True)(scored(["a"] * 20 + ["b"] * 2, rewards))
+    assert np.flatnonzero(weights).tolist() == [18, 19, 21]
+
+
+def test_a_group_is_compared_with_itself_alone():
+    advantage = Advantage(AdvantageConfig(over="group"))
+    advantage(scored(["a", "a"], [100.0, 900.0]))  # is forgotten
+    values = advantage(scored(["a", "b", "a", "b"], [1.0, 5.0, 3.0, 5.0]))
+    np.testing.assert_allclose(values, [-1, 0, 1, 0], atol=1e-5)

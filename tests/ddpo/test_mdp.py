@@ -10,7 +10,7 @@ import torch
 from diffusers import DDIMScheduler
 
 from ddpo.errors import InputError
-from ddpo.mdp import denoise, guide, schedule
+from ddpo.mdp import Gaussian, denoise, guide, noised, schedule, training_abar
 
 GOLDEN = np.load(Path(__file__).parent.parent / "data" / "ddim_20.npz")
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
@@ -100,6 +100,25 @@ def test_steps_offset_zero_gives_no_nan():
     plan = schedule(config(steps_offset=0), 20, 1.0)
     assert torch.isfinite(plan.sigma_T).all()
     assert all(plan.sigma_T[index] > 0 for index in plan.stochastic_T)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_noising_is_diffusers_noising(prediction):
+    theirs, abar = DDIMScheduler.from_config(config()), training_abar(config())
+    x0, noise = torch.randn(2, 3, 4, 8, 8)
+    timesteps = torch.tensor([0, 500, 999])
+    x, target = noised(abar[timesteps], x0, noise, prediction)
+    torch.testing.assert_close(x, theirs.add_noise(x0, noise, timesteps))
+    expected = noise if prediction == "epsilon" else theirs.get_velocity(x0, noise, timesteps)
+    torch.testing.assert_close(target, expected)
+
+
+def test_kl_is_that_of_two_gaussians_a_latent_dimension():
+    means, std = torch.randn(2, 3, 4, 8, 8), torch.tensor([0.1, 0.5, 2.0])
+    mine, other = (Gaussian(mean, std) for mean in means)
+    normal = [torch.distributions.Normal(mean, std[:, None, None, None]) for mean in means]
+    expected = torch.distributions.kl_divergence(*normal).mean(dim=(1, 2, 3))
+    torch.testing.assert_close(mine.kl(other), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_guidance_one_is_the_prompts_own_prediction():

@@ -36,9 +36,9 @@ def test_only_steps_that_go_further_away_are_clipped(delta, advantage, clipped):
 def test_tally_adds_up_over_micro_batches():
     new = OLD + torch.tensor([0.0, 0.2, -0.2, 0.05])
     whole, parts = Tally(0.1), Tally(0.1)
-    whole.add(new, new, OLD)
+    whole.add(new, new, OLD, OLD)
     for part in (slice(0, 1), slice(1, 4)):
-        parts.add(new[part], new[part], OLD[part])
+        parts.add(new[part], new[part], OLD[part], OLD[part])
     assert (whole.pairs, whole.clipped) == (parts.pairs, parts.clipped) == (4, 2)
     assert whole.kl == pytest.approx(parts.kl)
     assert whole.kl == pytest.approx(sum(math.exp(d) - 1 - d for d in (0.0, 0.2, -0.2, 0.05)), rel=1e-5)

@@ -123,12 +123,12 @@ def test_lora_targets_that_match_nothing(train):
 
 def test_an_empty_prompt_file(train, tmp_path):
     (tmp_path / "prompts.txt").write_text("\n  \n")
-    said = refused(train, "prompts.kind=file", f"prompts.path={tmp_path / 'prompts.txt'}")
+    said = refused(train, "prompts.kind=from_file", f"prompts.path={tmp_path / 'prompts.txt'}")
     assert "prompts.txt holds no prompt; write one a line" in said
 
 
 def test_a_missing_prompt_file(train):
-    assert "prompts.path: cannot read none.txt" in refused(train, "prompts.kind=file", "prompts.path=none.txt")
+    assert "prompts.path: cannot read none.txt" in refused(train, "prompts.kind=from_file", "prompts.path=none.txt")
 
 
 @pytest.mark.parametrize("table", ["prompts.items", "images.prompts"])
@@ -139,7 +139,7 @@ def test_a_prompt_longer_than_the_tokenizer_takes(train, table):
 
 def test_several_wrong_files_are_reported_at_once(train):
     said = refused(
-        train, "policy.base=/nowhere", "prompts.kind=file", "prompts.path=none.txt", "rewards.jpeg.kind=function",
+        train, "policy.base=/nowhere", "prompts.kind=from_file", "prompts.path=none.txt", "rewards.jpeg.kind=function",
         "rewards.jpeg.path=none.py",
     )
     assert "/nowhere" in said and "none.txt" in said and "none.py" in said
@@ -194,7 +194,7 @@ def test_a_reward_file_that_does_not_load(train, reward_file, source, said):
         ("raise SystemExit(3)", "First reason: reward 'jpeg' failed: SystemExit: 3"),
         ("return [1.0], {}", "returned 1 scores for 2 images"),
         ("return [float('nan')] * len(images), {}", "returned nan for image 0 of its chunk (2 of 2 are not finite)"),
-        ("return [None] * len(images), {}", "returned nan for image 0"),
+        ("return [None] * len(images), {}", "First reason: reward 'jpeg': gave None, that is no score"),
         ("return [1e999] * len(images), {}", "returned inf for image 0"),
         ("return [1.0] * len(images)", "returned list; return a pair (scores, info)"),
         ("pass", "returned NoneType; return a pair (scores, info)"),

@@ -37,6 +37,13 @@ import pytest
         ("learner.window=[4, 2]", ["learner.window  [4, 2] holds none of 5 steps; write two numbers"]),
         ("learner.window=[1]", ["learner.window  [1] holds none"]),
         ("learner.window=3", ["expected a list of whole numbers"]),
+        ("rewards.jpeg.question=x", ['rewards.jpeg.question  kind = "compressibility" has no question; it has: cpus']),
+        ("rewards.jpeg.model=x", ['kind = "compressibility" has no model']),
+        ("prompts.kind=animals", ["none of simple_animals,"]),
+        ("prompts={kind='nouns_activities', activities=[' ']}", ["prompts.activities", "at least one"]),
+        ("prompts={kind='counting', low=5, high=3}", ["prompts.low  5 is above prompts.high = 3"]),
+        ("prompts.repeat=3", ["3 does not divide learner.images_per_step = 8; write 2 or 4"]),
+        ("advantage.over=group", ['a "group" of one image has no spread; write prompts.repeat = 2 or more']),
         ("learner.algorithm=ddpo-sf", ["write learner.minibatch = 8 and learner.inner_epochs = 1"]),
         ("advantage.min_count=40", ["40 rewards never fit into advantage.buffer = 32"]),
         ("lag=2", ["lag  2 batches ahead of only 2 steps; write 1 or less"]),
@@ -47,7 +54,7 @@ import pytest
         ("rewards.jpeg.kind=function", ["rewards.jpeg.path", "needs the Python file"]),
         ("prompts.items=[]", ["prompts.items", "needs at least one prompt"]),
         ("prompts.items=['', ' ']", ["prompts.items", "needs at least one prompt"]),
-        ("prompts.kind=file", ["prompts.path", "needs the text file"]),
+        ("prompts.kind=from_file", ["prompts.path", "needs the text file"]),
         ("=3", ["unknown key"]),
     ],
 )
@@ -57,6 +64,12 @@ def test_a_wrong_value_is_named_with_what_to_write(train, tmp_path, change, answ
     assert "1 problem" in answer.err
     assert [text for text in answers if text not in answer.err] == [], answer.err
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("other", ["policy.train=full", "learner.algorithm=rwr"])
+def test_kl_needs_a_base_to_compare_with(train, other):
+    answer = train("learner.kl=0.1", other)
+    assert answer.code == 2 and "learner.kl  needs LoRA" in answer.err
 
 
 def test_all_mistakes_are_reported_at_once_in_the_files_order(train):

@@ -47,3 +47,24 @@ def test_wandb_offline_writes_into_the_run_folder(train, tmp_path):
     train("wandb.mode=offline")
     written = list((tmp_path / "runs" / "small" / "wandb").glob("offline-run-*/*.wandb"))
     assert len(written) == 1 and written[0].stat().st_size > 1000
+
+
+SAYING = """
+def reward(images, prompts, metadata):
+    return [float(image.mean()) for image in images], {
+        "caption": [f"<b>{prompt}</b>" for prompt in prompts], "sure": [0.5] * len(prompts)
+    }
+"""
+
+
+def test_what_a_reward_says_is_kept_for_every_image_and_shown(train, reward_file, tmp_path):
+    answer = train(*reward_file(SAYING))
+    assert answer.code == 0, answer.err
+    folder = tmp_path / "runs" / "small"
+    said = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
+    assert [line["image"] for line in said] == list(range(16))
+    (name,) = said[0].keys() - {"step", "image", "prompt", "reward"}
+    assert said[0][name] == {"caption": f"<b>{said[0]['prompt']}</b>", "sure": 0.5}
+    assert json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])["info"] == {f"{name}/sure": 0.5}
+    report = (folder / "report.html").read_text()
+    assert "“&lt;b&gt;a cat&lt;/b&gt;” → “&lt;b&gt;a cat&lt;/b&gt;”" in report

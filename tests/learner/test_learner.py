@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -155,6 +156,45 @@ def test_score_function_and_importance_sampling_agree_on_the_first_update(make_r
     score.update(trajectories, ADVANTAGES, ALL)
     for name, weight in sampling.denoiser.weights().items():
         np.testing.assert_allclose(score.denoiser.weights()[name], weight, rtol=1e-4, atol=1e-6)
+
+
+def test_kl_holds_the_policy_near_its_base(make_run):
+    options = ("learner.lr=1e-2", "learner.minibatch=8", "learner.inner_epochs=4")
+    _, free, trajectories = made(make_run, *options)
+    _, held, _ = made(make_run, *options, "learner.kl=100")
+    assert free.update(trajectories, ADVANTAGES, ALL).base_kl == 0.0  # not asked for, not computed
+    assert held.update(trajectories, ADVANTAGES, ALL).base_kl > 0
+    drift = [float(np.abs(_outputs(learner) - _outputs(learner, base=True)).mean()) for learner in (free, held)]
+    assert 0 < drift[1] < drift[0]
+
+
+def _outputs(learner: Learner, base: bool = False) -> np.ndarray:
+    x = torch.linspace(-1, 1, 256).reshape(1, 4, 8, 8)
+    text = torch.ones(1, 24, learner.denoiser.unet.config["cross_attention_dim"])
+    with torch.no_grad(), learner.denoiser.as_base() if base else nullcontext():
+        return learner.denoiser.output(x, torch.tensor([500]), text, 0 * text).numpy()
+
+
+def test_rwr_regresses_on_the_images_with_weight_and_on_no_others(make_run):
+    options = ("learner.algorithm=rwr", "learner.inner_epochs=3")
+    _, learner, trajectories = made(make_run, *options)
+    weights = np.array([1.0, 0.0] * 4)
+    report = learner.update(trajectories, weights, ALL)
+    assert report.pairs == 8 * 3 and report.updates == 6 and report.loss > 0 and report.clip_fraction == 0.0
+    spoiled = [dataclasses.replace(t, states_BSCHW=t.states_BSCHW.copy()) for t in trajectories]
+    for trajectory in spoiled:
+        trajectory.states_BSCHW[1::2, -1] = 9.0
+    _, other, _ = made(make_run, *options)
+    other.update(spoiled, weights, ALL)
+    assert other.policy().digest == learner.policy().digest
+
+
+def test_rwr_teaches_the_denoiser_the_weighted_images(make_run):
+    _, learner, trajectories = made(make_run, "learner.algorithm=rwr", "learner.inner_epochs=30", "learner.lr=1e-2")
+    losses = [learner.update(trajectories, np.ones(8), ALL).loss]
+    learner.known.append((0, trajectories[0].digest))
+    losses.append(learner.update(trajectories, np.ones(8), ALL).loss)
+    assert losses[1] < losses[0]
 
 
 def test_a_trajectory_of_unknown_weights_is_refused(make_run):

@@ -61,6 +61,20 @@ def test_a_reward_that_raises_masks_its_images_with_the_reason():
     assert scores.failures[5] == "reward 'mine' failed: OSError: no GPU (/nowhere/mine.py, line 1)"
 
 
+@pytest.mark.parametrize("answer", ["[None, 2.0]", "np.array([None, 2.0])"])
+def test_none_is_no_score_for_that_image_alone(answer):
+    info = "{'missing': ['too dark', None], 'light': [0, 9]}"
+    scores = worker(f"import numpy as np\ndef reward(i, p, m): return {answer}, {info}").score(IMAGES)
+    assert scores.values == {6: 2.0} and scores.failures == {5: "reward 'mine': too dark"}
+    assert scores.info == {"light": [0, 9]}
+
+
+def test_of_info_only_what_is_per_image_and_plain_is_kept():
+    info = "{'a': np.array([1.5, 2]), 'b': 'no', 'c': [1], 'd': [[1], [2]], 'e': ('x', None), 'f': 3}"
+    scores = worker(f"import numpy as np\ndef reward(i, p, m): return [1, 2], {info}").score(IMAGES)
+    assert scores.info == {"a": [1.5, 2.0], "e": ["x", None]}
+
+
 @pytest.mark.parametrize("wait", ["time.sleep(60)", "while True: pass"])
 def test_a_reward_that_hangs_is_stopped_at_its_timeout(wait):
     start = time.monotonic()
@@ -78,7 +92,6 @@ def test_a_reward_that_hangs_is_stopped_at_its_timeout(wait):
         ("['a', 'b'], {}", "no numbers"),
         ("[1.0, 2.0]", "return a pair"),
         ("None", "return a pair"),
-        ("[None, 1.0], {}", "nan"),
     ],
 )
 def test_a_broken_contract_stops_the_run(answer, message):
@@ -118,3 +131,13 @@ def test_one_missing_part_masks_the_image_and_all_missing_stops():
     assert np.isnan(scored.rewards_B[0]) and scored.rewards_B[1] == 3.0
     with pytest.raises(RewardError, match=r"no image of step 1 .* never"):
         combine(*rollouts(), {"a": [good], "b": [bad]}, config)
+
+
+def test_a_watched_reward_is_logged_and_masks_nothing():
+    config = {"a": RewardConfig(), "seen": RewardConfig(weight=0.0)}
+    good = worker("def reward(i, p, m): return [1, 2], {'word': ['x', 'y']}").score(IMAGES)
+    gone = worker("def reward(i, p, m): return [None, 7], {}").score(IMAGES)
+    scored = combine(*rollouts(), {"a": [good], "seen": [gone]}, config)
+    assert scored.masked == {} and scored.rewards_B.tolist() == [1.0, 2.0]
+    assert np.isnan(scored.parts["seen"][0]) and scored.parts["seen"][1] == 7.0
+    assert scored.info == {"a": {"word": ["x", "y"]}, "seen": {}}

@@ -1,0 +1,23 @@
+"""A reward of one's own, to watch: does the independent judge name the scene as the prompt does?
+
+    [rewards.named]
+    kind = "function"
+    path = "menagerie/named.py"
+    weight = 0
+
+Consumes uint8 (B, 64, 64, 3) images and prompts of scenes; produces 1 where animal and activity are right, else 0.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from menagerie import judge, scene
+
+
+def reward(images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Any]) -> tuple[list[float], dict[str, Any]]:
+    """Whether each image is named as its prompt, and what it is named."""
+    animals, deeds = judge.classify(images), judge.activities(images)
+    names = [scene(animal, deed) for animal, deed in zip(animals, deeds, strict=True)]
+    return [float(name == prompt) for name, prompt in zip(names, prompts, strict=True)], {"caption": names}

@@ -1,0 +1,51 @@
+"""The kinds of rewards: which code computes [rewards.NAME] kind = "...". Models are imported where they are used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ddpo.config import RewardConfig
+from rewards import function, jpeg
+
+
+def _alignment(config: RewardConfig) -> Any:
+    from rewards.alignment import Alignment
+
+    return Alignment(config)
+
+
+def _satisfaction(config: RewardConfig) -> Any:
+    from rewards.satisfaction import Satisfaction
+
+    return Satisfaction(config)
+
+
+def _aesthetic(config: RewardConfig) -> Any:
+    from rewards.aesthetic import Aesthetic
+
+    return Aesthetic(config)
+
+
+def _cosine(config: RewardConfig) -> Any:
+    from rewards.clip import Cosine
+
+    return Cosine(config)
+
+
+KINDS: dict[str, Callable[[RewardConfig], function.RewardFunction]] = {
+    "compressibility": lambda config: jpeg.compressibility,
+    "incompressibility": lambda config: jpeg.incompressibility,
+    "alignment": _alignment,
+    "satisfaction": _satisfaction,
+    "aesthetic": _aesthetic,
+    "clipscore": _cosine,
+    "pickscore": _cosine,
+}
+
+
+def make(config: RewardConfig, source: str) -> function.RewardFunction:
+    """The reward of one entry; `source` is the text of the user's file of kind = "function". Raises RewardError."""
+    if config.kind == "function":
+        return function.load(source, config.path, config.function)
+    return KINDS[config.kind](config)

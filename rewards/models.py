@@ -1,0 +1,36 @@
+"""What the rewards that are models share: device, precision, and what to say when a model does not load."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from ddpo.errors import RewardError
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def place(device: str) -> torch.device:
+    """The device of "auto", "cpu" or "cuda"; raises RewardError where cuda is asked for and there is none."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RewardError('device is "cuda", but torch sees no GPU in the reward worker. Give it gpus = 1, or "cpu".')
+    return torch.device("cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"))
+
+
+def dtype_of(name: str, device: torch.device) -> torch.dtype:
+    """The torch dtype of a config's word; "auto" is float16 on a GPU and float32 on a CPU."""
+    return DTYPES["float32" if device.type == "cpu" else "float16"] if name == "auto" else DTYPES[name]
+
+
+@contextmanager
+def loading(model: str, what: str) -> Iterator[None]:
+    """Say which model did not load, and what was expected there."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError, ImportError) as error:
+        raise RewardError(
+            f"{model!r} did not load as {what}: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}. "
+            "Give a folder or a hub name of such a model; without a network, only a folder."
+        ) from error

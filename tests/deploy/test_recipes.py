@@ -1,0 +1,49 @@
+"""Recipes hold the paper's numbers (Black et al. 2023, table D.5; ddpo-pytorch where the paper is silent)."""
+
+from __future__ import annotations
+
+import pytest
+
+from actors.prompts import source
+from deploy.recipes import find, names
+
+PAPER = ("compressibility", "incompressibility", "aesthetic", "alignment")
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_recipe_is_whole(name):
+    run = find(name, [])
+    assert run.name == name and source(run.prompts)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_hyper_parameters(name):
+    run = find(name, [])
+    policy, learner = run.policy, run.learner
+    assert (policy.base, policy.steps, policy.guidance, policy.eta) == ("CompVis/stable-diffusion-v1-4", 50, 5.0, 1.0)
+    assert (learner.images_per_step, learner.minibatch, learner.inner_epochs) == (256, 64, 1)
+    assert (learner.clip, learner.max_grad_norm, learner.timestep_fraction, learner.window) == (1e-4, 1.0, 1.0, [])
+    assert (learner.beta1, learner.beta2, learner.epsilon, learner.weight_decay) == (0.9, 0.999, 1e-8, 1e-4)
+    assert (policy.train, policy.lora_rank, learner.lr) == ("lora", 4, 3e-4)  # as ddpo-pytorch; the paper trains all
+    assert (run.lag, run.advantage.over, run.advantage.clip, run.advantage.min_count) == (0, "prompt", 5.0, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "prompts", "steps", "buffer", "kind"),
+    [
+        ("compressibility", "simple_animals", 100, 16, "compressibility"),
+        ("incompressibility", "simple_animals", 100, 16, "incompressibility"),
+        ("aesthetic", "simple_animals", 200, 32, "aesthetic"),
+        ("alignment", "nouns_activities", 200, 32, "alignment"),
+    ],
+)
+def test_each_tasks_own(name, prompts, steps, buffer, kind):
+    run = find(name, [])
+    assert (run.prompts.kind, run.steps, run.advantage.buffer) == (prompts, steps, buffer)
+    assert [reward.kind for reward in run.rewards.values()] == [kind]
+
+
+def test_alignment_asks_and_compares_as_the_paper():
+    reward = find("alignment", []).rewards["alignment"]
+    assert reward.question == "Answer concisely: what is going on in this image?" and reward.max_tokens == 64
+    assert reward.model.startswith("llava-hf/") and reward.compare == "microsoft/deberta-xlarge-mnli"
