@@ -13,11 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from menagerie import judge, scene
+from menagerie import article, judge, scene
 
 
 def reward(images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Any]) -> tuple[list[float], dict[str, Any]]:
     """Whether each image is named as its prompt, and what it is named."""
     animals, deeds = judge.classify(images), judge.activities(images)
-    names = [scene(animal, deed) for animal, deed in zip(animals, deeds, strict=True)]
+    names = [
+        article(animal) if deed == judge.NOTHING else scene(animal, deed)
+        for animal, deed in zip(animals, deeds, strict=True)
+    ]
     return [float(name == prompt) for name, prompt in zip(names, prompts, strict=True)], {"caption": names}
