@@ -7,7 +7,6 @@ last update, so that what lag k samples ahead is not given away; TRL's without i
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -27,10 +26,7 @@ def ours(recipe: Path, *words: str) -> float:
     """Train and return images per second, with everything that a step includes."""
     with tempfile.TemporaryDirectory(prefix="ddpo-bench-") as folder:
         command = [sys.executable, "-m", "deploy", "train", str(recipe), f"--runs={folder}", *words]
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=1800, check=False,
-            env=dict(os.environ),
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
         if done.returncode:
             raise BenchError(f"{' '.join(command)} failed with {done.returncode}:\n{done.stderr[-2000:]}")
         return json.loads((Path(folder) / "bench" / "result.json").read_text())["images_per_second"]

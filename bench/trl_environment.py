@@ -102,11 +102,6 @@ class Layout:
         return [str(python), *torchrun]
 
 
-def layouts(cores: int) -> list[Layout]:
-    """Return the ways in which TRL can use a whole machine: one process with all cores, a process a core."""
-    return [Layout(1, cores)] + ([Layout(cores, 1)] if cores > 1 else [])
-
-
 def trl_python(cache: Path, deadline: float = 1800.0) -> Path:
     """Return the Python of the pinned environment under `cache`, installing it first (1.5 GB) if need be."""
     version = f"{sys.implementation.name}-{sys.version_info.major}.{sys.version_info.minor}"

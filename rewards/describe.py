@@ -7,6 +7,7 @@ Any checkpoint that `LlavaForConditionalGeneration` loads, by folder or hub name
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -75,10 +76,8 @@ def _precision(dtype: str, device: torch.device) -> dict[str, Any]:
         return {"dtype": dtype_of(dtype, device)}
     if device.type != "cuda":
         raise RewardError('dtype = "4bit" needs a CUDA GPU, and torch sees none here. Write "auto" or "bfloat16".')
-    try:
-        import bitsandbytes  # noqa: F401  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise RewardError('dtype = "4bit" needs bitsandbytes: pip install bitsandbytes, or write "float16".') from None
+    if find_spec("bitsandbytes") is None:
+        raise RewardError('dtype = "4bit" needs bitsandbytes: pip install bitsandbytes, or write "float16".')
     from transformers import BitsAndBytesConfig
 
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float16)

@@ -7,9 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
+from ddpo.denoiser import DTYPES
 from ddpo.errors import RewardError
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def place(device: str) -> torch.device:

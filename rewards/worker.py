@@ -96,12 +96,12 @@ def _threads(count: int) -> AbstractContextManager[None]:
 
 
 def _per_image(info: Mapping[str, Any], count: int) -> dict[str, list[Any]]:
-    """What has one number, text or None per image, fit for JSON; whatever else a reward returns is for itself."""
+    """What has one number, text or None per image, fit for JSON (None for NaN); the rest a reward keeps to itself."""
     found: dict[str, list[Any]] = {}
     for key, values in info.items():
         plain = values.tolist() if hasattr(values, "tolist") else values
         if isinstance(plain, list | tuple) and len(plain) == count:
             rows = [value.item() if hasattr(value, "item") else value for value in plain]
             if all(value is None or isinstance(value, str | int | float) for value in rows):
-                found[str(key)] = rows
+                found[str(key)] = [None if isinstance(row, float) and not math.isfinite(row) else row for row in rows]
     return found

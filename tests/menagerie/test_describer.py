@@ -13,6 +13,7 @@ import menagerie
 from ddpo.config import RewardConfig
 from ddpo.types import Images
 from menagerie import describer, judge, named
+from rewards import alignment, satisfaction
 from rewards.describe import Describer
 from rewards.worker import RewardWorker
 
@@ -66,6 +67,10 @@ def test_the_whole_alignment_reward_prefers_the_right_prompt(scenes):
     )
     better = [right.values[image] > wrong.values[image] for image in ids]
     assert np.mean(better) >= 0.8 and np.mean(list(right.values.values())) > 0.75
+
+
+def test_it_was_taught_the_questions_that_rewards_ask():
+    assert describer.ASKED == alignment.QUESTION and satisfaction.PROBE in describer.QUESTIONS
 
 
 def test_the_judge_can_be_watched(scenes):

@@ -70,9 +70,9 @@ def test_none_is_no_score_for_that_image_alone(answer):
 
 
 def test_of_info_only_what_is_per_image_and_plain_is_kept():
-    info = "{'a': np.array([1.5, 2]), 'b': 'no', 'c': [1], 'd': [[1], [2]], 'e': ('x', None), 'f': 3}"
+    info = "{'a': np.array([1.5, np.nan]), 'b': 'no', 'c': [1], 'd': [[1], [2]], 'e': ('x', None), 'f': 3}"
     scores = worker(f"import numpy as np\ndef reward(i, p, m): return [1, 2], {info}").score(IMAGES)
-    assert scores.info == {"a": [1.5, 2.0], "e": ["x", None]}
+    assert scores.info == {"a": [1.5, None], "e": ["x", None]}
 
 
 @pytest.mark.parametrize("wait", ["time.sleep(60)", "while True: pass"])
