@@ -18,11 +18,12 @@ import torch
 import torch.distributed as dist
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 
-from menagerie import art, autoencoder, card, denoiser, judge, scenes, tokenizer
+from menagerie import ANIMALS, art, autoencoder, card, denoiser, judge, scenes, tokenizer
 from menagerie.export import export
 from menagerie.loop import place
 
 PICTURES = 48_000
+JUDGED = 24_000
 HELD_OUT = 1_000
 SEED = 100
 AUTOENCODER_STEPS = 2_500
@@ -54,12 +55,13 @@ def make(out: Path, drawings: art.Art, work: Path, device: str) -> None:
     autoencoder.polish(vae, pictures, POLISH_STEPS, device, work / "polish.pt")
     latents = vae.config.scaling_factor * autoencoder.encode(vae, pictures)
     average = denoiser.train(latents, prompts, words, DENOISER_STEPS, device, work / "denoiser.pt")
-    critic = judge.train(pictures, prompts, JUDGE_STEPS, device, work / "judge.pt")
+    everything = scenes.pool(drawings, JUDGED // ranks, SEED + 10 + rank, ANIMALS)  # taught or not
+    critic = judge.train(*everything, JUDGE_STEPS, device, work / "judge.pt")
     if rank:
         return
     judge.save(critic, out.parent / "judge")
     export(vae, average, words, out)
-    held, held_prompts = scenes.pool(drawings, HELD_OUT, SEED - 1)
+    held, held_prompts = scenes.pool(drawings, HELD_OUT, SEED - 1, ANIMALS)
     machine = f"{torch.get_num_threads() * ranks} CPU cores" if device == "cpu" else device
     course = f"It took {(time.monotonic() - began) / 60:.0f} minutes on {machine}."
     grade(out, vae, critic, (held, held_prompts), course)

@@ -5,7 +5,7 @@ Produces: uint8 pictures (PIXELS, PIXELS, 3) and their prompts; the same seed gi
 """
 
 import colorsys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
@@ -22,17 +22,17 @@ Colour = np.ndarray  # float (3,) in 0..255
 Random = np.random.Generator
 
 
-def pool(art: Art, count: int, seed: int) -> tuple[np.ndarray, list[str]]:
-    """Compose `count` pictures; return uint8 (count, PIXELS, PIXELS, 3) and their prompts."""
+def pool(art: Art, count: int, seed: int, actors: Sequence[str] = SCENES_TAUGHT) -> tuple[np.ndarray, list[str]]:
+    """Compose `count` pictures, in scenes of `actors` only; return uint8 (count, PIXELS, PIXELS, 3), their prompts."""
     rng = np.random.default_rng(seed)
-    pictures, prompts = zip(*(draw(art, rng) for _ in range(count)), strict=True)
+    pictures, prompts = zip(*(draw(art, rng, actors) for _ in range(count)), strict=True)
     return np.stack(pictures), list(prompts)
 
 
-def draw(art: Art, rng: Random) -> tuple[np.ndarray, str]:
-    """Compose one picture of the training distribution; return uint8 (PIXELS, PIXELS, 3) and its prompt."""
+def draw(art: Art, rng: Random, actors: Sequence[str] = SCENES_TAUGHT) -> tuple[np.ndarray, str]:
+    """Compose one picture; return uint8 (PIXELS, PIXELS, 3) and its prompt. The denoiser sees the taught ones only."""
     if rng.random() < SCENE_SHARE:
-        animal, activity = str(rng.choice(SCENES_TAUGHT)), str(rng.choice(ACTIVITIES))
+        animal, activity = str(rng.choice(actors)), str(rng.choice(ACTIVITIES))
         return act(art, animal, activity, rng), worded(animal, activity, rng)
     animal = str(rng.choice(ANIMALS))
     return portrait(pick(art.animals[animal], rng), rng), animal if rng.random() < 0.5 else article(animal)
