@@ -52,6 +52,9 @@ class Learner:
         self.optimizer = torch.optim.AdamW(
             weights, options.lr, (options.beta1, options.beta2), options.epsilon, options.weight_decay
         )
+        self.average: dict[str, Tensor] = {}  # of the weights over updates, where learner.ema asks for it
+        if options.ema:
+            self.average = {name: weight.detach().clone() for name, weight in self.denoiser.trainable.items()}
         self.known: deque[tuple[int, str]] = deque(maxlen=run.lag + 1)
         self._publish()
 
@@ -140,7 +143,17 @@ class Learner:
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self._average()
         return float(norm)
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """average <- d average + (1 - d) weights, with d = min(ema, (1 + n) / (10 + n)) after n updates, as diffusers'
+        EMAModel, so that the first weights are soon forgotten."""
+        for name, mean in self.average.items():
+            weight = self.denoiser.trainable[name]
+            updates = float(self.optimizer.state[weight]["step"])
+            mean.lerp_(weight, 1 - min(self.run.learner.ema, (1 + updates) / (10 + updates)))
 
     def _micro_batch(self, batch: Batch, pairs_P2: Tensor, total: int, tally: Tally, first: bool) -> None:
         terms = self._terms(batch, pairs_P2, tally)
@@ -165,8 +178,9 @@ class Learner:
         )
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Everything that learns, as named arrays: weights, Adam's moments and its count of updates."""
+        """Everything that learns, as named arrays: weights, their average, Adam's moments and its count of updates."""
         arrays: dict[str, NDArray[Any]] = {f"weights/{name}": w for name, w in self.denoiser.weights().items()}
+        arrays |= {f"average/{name}": mean.cpu().numpy().copy() for name, mean in self.average.items()}
         for name, weight in self.denoiser.trainable.items():
             for moment, value in self.optimizer.state.get(weight, {}).items():
                 arrays[f"{moment}/{name}"] = value.detach().cpu().numpy().copy()
@@ -179,6 +193,8 @@ class Learner:
             kind, _, name = key.partition("/")
             groups.setdefault(kind, {})[name] = array
         self.denoiser.load_weights(groups.pop("weights"))
+        averages = groups.pop("average", {})
+        self.average = {name: torch.tensor(mean, device=self.denoiser.device) for name, mean in averages.items()}
         for name, weight in self.denoiser.trainable.items():
             moments = {kind: torch.tensor(named[name]) for kind, named in groups.items() if name in named}
             if moments:
