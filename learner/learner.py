@@ -63,16 +63,17 @@ class Learner:
     ) -> Report:
         """Learn from one batch, whose images come in the order of their ids, and publish the next policy.
 
-        Images that are not kept are left out of every sum. Raises DeliveryError for a trajectory that was not drawn
+        Images that are not kept are left out of every sum, as are those of weight 0 in RWR. Raises DeliveryError for a trajectory that was not drawn
         by a policy published within the last `lag` steps.
         """
         start = time.perf_counter()
         lag = self._proven_lag(trajectories)
         batch = self._batch(trajectories, advantages_B)
         tally, norms = Tally(self.run.learner.clip), []
+        used_B = kept_B & (advantages_B != 0) if self.regression else kept_B
         with threads(self.run.learner.threads):
             for epoch in range(self.run.learner.inner_epochs):
-                for pairs in self._minibatches(epoch, kept_B):
+                for pairs in self._minibatches(epoch, used_B):
                     norms.append(self._minibatch(batch, pairs, tally, first=not norms))
         self.step += 1
         self._publish()
@@ -111,9 +112,13 @@ class Learner:
         return Batch(states, log_probs, text, torch.tensor(trajectories[0].null_LD), clipped)
 
     def _minibatches(self, epoch: int, kept_B: NDArray[np.bool_]) -> Iterator[NDArray[np.int64]]:
-        """Pairs (image, step index) of each minibatch, shape (P, 2); all its trained timesteps, image by image."""
+        """Pairs (image, step index) of each minibatch, shape (P, 2); all its trained timesteps, image by image.
+
+        DDPO's minibatch shrinks where images are masked; RWR chooses by weight, so there minibatches are filled up.
+        """
         stream, size = self._stream(epoch), self.run.learner.minibatch
         order = stream.permutation(len(kept_B))
+        order = order[kept_B[order]] if self.regression else order
         chosen = {image: self._steps(stream) for image in order}
         for start in range(0, len(order), size):
             images = [image for image in order[start : start + size] if kept_B[image]]

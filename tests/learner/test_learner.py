@@ -182,7 +182,7 @@ def test_rwr_regresses_on_the_images_with_weight_and_on_no_others(make_run):
     _, learner, trajectories = made(make_run, *options)
     weights = np.array([1.0, 0.0] * 4)
     report = learner.update(trajectories, weights, ALL)
-    assert report.pairs == 8 * 3 and report.updates == 6 and report.loss > 0 and report.clip_fraction == 0.0
+    assert report.pairs == 4 * 3 and report.updates == 3 and report.loss > 0 and report.clip_fraction == 0.0
     spoiled = [dataclasses.replace(t, states_BSCHW=t.states_BSCHW.copy()) for t in trajectories]
     for trajectory in spoiled:
         trajectory.states_BSCHW[1::2, -1] = 9.0
