@@ -25,6 +25,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
     _add_sample(commands)
+    _add_compare(commands)
     commands.add_parser("recipes", help="list the recipes that ship with the program")
     return parser
 
@@ -51,6 +52,17 @@ def _add_sample(commands: argparse._SubParsersAction) -> None:
     sample.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="of the first image (0)")
     sample.add_argument("--count", type=_whole(1), default=1, metavar="N", help="images per prompt (1)")
     sample.add_argument("--steps", type=_whole(1), default=None, metavar="N", help="denoising steps (those of the run)")
+
+
+def _add_compare(commands: argparse._SubParsersAction) -> None:
+    compare = commands.add_parser(
+        "compare", help="run variants over seeds and draw reward against reward queries",
+        usage="ddpo compare COMPARISON [table.key=value ...] [seeds=[0,1,2]] [--out FOLDER] [--in-process]",
+    )
+    compare.add_argument("words", nargs="+", metavar="COMPARISON table.key=value",
+                         help="a comparison's name or file (`algorithms` ships), and what to change in all its runs")
+    compare.add_argument("--out", type=Path, metavar="FOLDER", help="where its runs go (runs/compare-NAME)")
+    compare.add_argument("--in-process", action="store_true", help="everything in this process, without Ray")
 
 
 def _whole(low: int) -> Callable[[str], int]:
@@ -90,6 +102,16 @@ def _sample(options: argparse.Namespace) -> None:
         print(path)
 
 
+def _compare(options: argparse.Namespace) -> None:
+    from deploy.compare import compare
+
+    name = next((word for word in options.words if "=" not in word), None)
+    if name is None:
+        raise InputError("compare needs a comparison, for example `ddpo compare algorithms`.")
+    options.words.remove(name)
+    print(f"\nComparison: {compare(name, options.words, options.out, options.in_process)}")
+
+
 def _recipes(options: argparse.Namespace) -> None:
     from deploy.recipes import names, summary
 
@@ -102,7 +124,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     """Parse; words after an option (`train demo --check lag=1`) count as well, which argparse alone refuses."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    if options.command != "train" or any(word.startswith("-") for word in rest):
+    if options.command not in ("train", "compare") or any(word.startswith("-") for word in rest):
         return parser.parse_args(arguments)
     options.words += rest
     return options
@@ -125,7 +147,7 @@ def _run(options: argparse.Namespace) -> int:
         os.environ.setdefault(name, value)
     try:
         check_root()
-        {"train": _train, "sample": _sample, "recipes": _recipes}[options.command](options)
+        {"train": _train, "sample": _sample, "compare": _compare, "recipes": _recipes}[options.command](options)
     except Interrupted as error:
         return _end(str(error), 130)
     except (KeyboardInterrupt, SystemExit):  # while Ray starts, SIGTERM raises the latter

@@ -63,8 +63,8 @@ class Learner:
     ) -> Report:
         """Learn from one batch, whose images come in the order of their ids, and publish the next policy.
 
-        Images that are not kept are left out of every sum, as are those of weight 0 in RWR. Raises DeliveryError for a trajectory that was not drawn
-        by a policy published within the last `lag` steps.
+        Images that are not kept are left out of every sum, as are those of weight 0 in RWR. Raises DeliveryError for a
+        trajectory that was not drawn by a policy published within the last `lag` steps.
         """
         start = time.perf_counter()
         lag = self._proven_lag(trajectories)
