@@ -71,7 +71,7 @@ class RewardConfig:
 
     kind: str = knob("compressibility", "which reward", choices=(
         "compressibility", "incompressibility", "function", "alignment", "satisfaction", "aesthetic", "clipscore",
-        "pickscore",
+        "pickscore", "diversity",
     ))
     weight: float = knob(1.0, "weight in the sum that is optimised; 0 watches the reward without training on it")
     workers: int = knob(1, "scoring processes on the cluster", low=1)
@@ -154,6 +154,20 @@ class CheckpointsConfig:
 
     every: int = knob(10, "steps between checkpoints; the last step always has one", low=1)
     keep: int = knob(3, "newest checkpoints kept", low=1)
+    best: str = knob("", 'also keep the best one, by the mean "reward" or by a part of it, trained on or watched')
+
+
+@dataclass(frozen=True)
+class GuardConfig:
+    """[guard]: over-optimisation, that is a watched measure falling while the trained reward rises.
+
+    A measure has fallen by (its best mean over `window` steps - that of the last) / the spread of its first images.
+    """
+
+    action: str = knob("warn", "what a fall does; stop ends the run with a checkpoint", choices=("off", "warn", "stop"))
+    fall: float = knob(0.5, "the fall that is too much, in standard deviations over the first images", above=0)
+    window: int = knob(8, "steps whose mean is compared", low=1)
+    measures: list[str] = knob([], "rewards that must not fall; empty takes all of weight 0")
 
 
 @dataclass(frozen=True)
@@ -198,6 +212,7 @@ class Run:
     advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     checkpoints: CheckpointsConfig = field(default_factory=CheckpointsConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
     images: ImagesConfig = field(default_factory=ImagesConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     ray: RayConfig = field(default_factory=RayConfig)

@@ -57,6 +57,10 @@ def _reward_problems(run: Run) -> Problems:
                                     'kind = "compressibility"'))
     elif all(reward.weight == 0 for reward in run.rewards.values()):
         problems.append(("rewards", "all weights are 0, so there is nothing to optimise"))
+    for key, named in (("guard.measures", run.guard.measures), ("checkpoints.best", [run.checkpoints.best])):
+        unknown = [name for name in named if name not in ("", "reward", *run.rewards)]
+        if unknown:
+            problems.append((key, f"there is no reward {unknown[0]!r}; there are: {', '.join(run.rewards)}"))
     for name, reward in run.rewards.items():
         if reward.kind == "function" and not reward.path:
             problems.append((f"rewards.{name}.path", 'kind = "function" needs the Python file that holds it'))

@@ -22,22 +22,26 @@ SIDE = 32
 
 def diversity(images_BYX3: NDArray[np.uint8], prompts: Sequence[str]) -> float:
     """Mean distance of two images of one prompt, each prompt counted once; NaN where no prompt has two images."""
-    small_BD = _shrunk(images_BYX3)
-    rows: dict[str, list[int]] = {}
-    for row, prompt in zip(range(len(small_BD)), prompts, strict=True):
-        rows.setdefault(prompt, []).append(row)
-    spreads = [_pairwise(small_BD[group]) for group in rows.values() if len(group) > 1]
-    return float(np.mean(spreads)) if spreads else float("nan")
+    spread_B, names = spread(images_BYX3, prompts), np.array(prompts)
+    known = [spread_B[names == prompt].mean() for prompt in dict.fromkeys(prompts)]
+    return float(np.mean([value for value in known if not np.isnan(value)] or [np.nan]))
+
+
+def spread(images_BYX3: NDArray[np.uint8], prompts: Sequence[str]) -> NDArray[np.float64]:
+    """Mean distance of every image from the others of its prompt; NaN where it is the only one; (B,)."""
+    small_BD, names = _shrunk(images_BYX3), np.array(prompts)
+    found = np.full(len(small_BD), np.nan)
+    for row, prompt in enumerate(prompts):
+        others = names == prompt
+        others[row] = False
+        if others.any():
+            found[row] = _length(small_BD[others] - small_BD[row]).mean()
+    return found
 
 
 def shift(images_BYX3: NDArray[np.uint8], base_BYX3: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Distance of every image from the one in its place, such as the base model's from the same noise; (B,)."""
     return _length(_shrunk(images_BYX3) - _shrunk(base_BYX3))
-
-
-def _pairwise(small_BD: NDArray[np.float64]) -> float:
-    """Mean distance over all pairs of different rows."""
-    return float(np.concatenate([_length(small_BD[i + 1 :] - row) for i, row in enumerate(small_BD[:-1])]).mean())
 
 
 def _length(difference_BD: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -30,6 +30,7 @@ def record(scored: Scored, report: Report, queries: int, seconds: dict[str, floa
         "reward_mean": float(kept.mean()),
         "reward_std": float(kept.std()),
         "rewards": {name: _mean(values) for name, values in scored.parts.items()},
+        "rewards_std": {name: _std(values) for name, values in scored.parts.items()},
         "info": _info_means(scored),
         "loss": report.loss,
         "clip_fraction": report.clip_fraction,
@@ -63,6 +64,11 @@ def _mean(values: Iterable[float | None]) -> float | None:
     """Mean of the numbers that are there; None where there is none."""
     known = [value for value in values if value is not None and not math.isnan(value)]
     return float(np.mean(known)) if known else None
+
+
+def _std(values: Iterable[float]) -> float | None:
+    known = [value for value in values if not math.isnan(value)]
+    return float(np.std(known)) if known else None
 
 
 def _info_means(scored: Scored) -> dict[str, float | None]:

@@ -35,9 +35,10 @@ from learner import lora
 
 FORMAT = "ddpo-checkpoint/1"
 MANIFEST = "manifest.json"
+BEST = "best"  # a link to one of the checkpoints
 
 # Tables and keys that change no number of the run; a checkpoint may be resumed with other values of them.
-FREE = ("name", "steps", "checkpoints", "images", "wandb", "ray")
+FREE = ("name", "steps", "checkpoints", "guard", "images", "wandb", "ray")
 FREE_IN_ROLES = ("count", "workers", "cpus", "gpus", "timeout")
 
 
@@ -107,8 +108,11 @@ def _sync(path: Path) -> None:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints."""
+    """Remove all but the newest `keep` checkpoints and the one that `best` points to."""
+    best = (folder / BEST).resolve()
     for path in steps(folder)[:-keep]:
+        if path.resolve() == best:
+            continue
         leaving = path.rename(path.with_name(f".partial-{path.name}"))
         shutil.rmtree(leaving)
 

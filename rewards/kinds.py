@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ddpo.config import RewardConfig
-from rewards import function, jpeg
+from rewards import diversity, function, jpeg
 
 
 def _alignment(config: RewardConfig) -> Any:
@@ -36,6 +36,7 @@ def _cosine(config: RewardConfig) -> Any:
 KINDS: dict[str, Callable[[RewardConfig], function.RewardFunction]] = {
     "compressibility": lambda config: jpeg.compressibility,
     "incompressibility": lambda config: jpeg.incompressibility,
+    "diversity": lambda config: diversity.diversity,
     "alignment": _alignment,
     "satisfaction": _satisfaction,
     "aesthetic": _aesthetic,
