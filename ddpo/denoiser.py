@@ -63,7 +63,8 @@ class Denoiser:
         if self.config.guidance == 1.0:
             return self._predict(x_BCHW, timestep_B, c)
         pair_BCHW = self._predict(x_BCHW.repeat(2, 1, 1, 1), timestep_B.repeat(2), null.then(c))
-        return guide(*pair_BCHW.float().chunk(2), self.config.guidance)
+        without_BCHW, with_BCHW = pair_BCHW.float().chunk(2)
+        return guide(without_BCHW, with_BCHW, self.config.guidance)
 
     def denoising_loss(
         self, x0_BCHW: Tensor, timestep_B: Tensor, noise_BCHW: Tensor, c: Condition, null: Condition

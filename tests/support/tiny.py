@@ -54,8 +54,8 @@ def make_2(folder: Path, **schedule: object) -> Path:
     _unet(**unet).save_pretrained(folder / "unet")
     _vae().save_pretrained(folder / "vae")
     _text(folder, pad="!", hidden_act="gelu", num_hidden_layers=2, projection_dim=8)
-    facts = SD_SCHEDULER | {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction", **schedule}
-    return _index(folder, facts, {"_class_name": "StableDiffusionPipeline", **SAFETY})
+    facts = SD_SCHEDULER | {"_class_name": "DDIMScheduler", "clip_sample": False, "prediction_type": "v_prediction"}
+    return _index(folder, facts | schedule, {"_class_name": "StableDiffusionPipeline", **SAFETY})
 
 
 def make_xl(folder: Path, **index: object) -> Path:
