@@ -95,7 +95,11 @@ def arithmetic(prepared: Prepared) -> list[tuple[str, str]]:
 def clip(prepared: Prepared) -> str:
     """What learner.clip amounts to on this model's latent."""
     value, size = prepared.run.learner.clip, prepared.base.latent_size
-    return f"{value:g} in mean log-prob is {value * size:.3g} nats of the joint log-prob over {size:,} dimensions"
+    nats = value * size
+    return (
+        f"{value:g} in mean log-prob is {nats:.3g} nats of the joint log-prob over {size:,} dimensions, "
+        f"{nats / PAPER_NATS:.2g} times the paper's"
+    )
 
 
 def clip_note(prepared: Prepared) -> str:
@@ -105,9 +109,9 @@ def clip_note(prepared: Prepared) -> str:
     if run.learner.algorithm != "ddpo-is" or 1 / 2 <= times <= 2:
         return ""
     return (
-        f"learner.clip = {clip(prepared)}, {times:.2g} times the paper's {PAPER_NATS:.3g}. The clip range is tied to "
-        "the latent's size: too wide, and updates leave the policy that drew the images; too narrow, and most pairs "
-        f"teach nothing. The paper's on this model would be {PAPER_NATS / size:.2g}."
+        f"learner.clip = {clip(prepared)}. The clip range is tied to the latent's size: too wide, and updates leave "
+        "the policy that drew the images; too narrow, and most pairs teach nothing. The paper's on this model would be "
+        f"{PAPER_NATS / size:.2g}."
     )
 
 

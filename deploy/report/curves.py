@@ -97,9 +97,10 @@ GRAD_NORM = "Norm of the gradient before it is scaled down, mean over the update
 
 def noise(run: Run) -> str:
     """How far the learner's log-probs are from the samplers' before any update, timestep by timestep."""
-    if not run.rows:
+    deltas = charts.delta_by_timestep(run.rows)
+    if not deltas:  # RWR has no log-probs
         return "<p>No log-prob differences are logged.</p>"
-    worst = max(max(values) for values in charts.delta_by_timestep(run.rows).values())
+    worst = max(max(values) for values in deltas.values())
     share = f"The largest is {number(worst, 2)}, {number(100 * worst / run.clip, 2)} % of the clip range."
     found = share if worst else "It is exactly zero everywhere."
     meaning = LAGGED if run.config["lag"] else NOISE
