@@ -54,9 +54,9 @@ def text(about: Facts) -> str:
 
 
 BEWARE = (
-    "These weights were pushed towards what the reward measures, and nothing held the rest in place: variety, likeness "
-    "to the prompt and looks may have been paid for it. Compare with the base model on prompts of your own before you "
-    "use them. What the base model must not be used for holds here too."
+    "These weights were pushed towards what the reward measures; what it does not measure, such as variety, likeness to "
+    "the prompt or looks, may have been paid for it. Compare with the base model on prompts of your own before you use "
+    "them. What the base model must not be used for holds here too."
 )
 
 
@@ -96,7 +96,7 @@ def _licence_note(about: Facts) -> str:
     said = _licence(about.base)
     name = said.get("license_name") or said.get("license")
     known = f"Its card gives it as `{name}`." if name else "It is not told in the base's folder; look it up there."
-    return f"These weights change {_base(about.base)} and are of no use without it, so its licence holds. {known}"
+    return f"These weights are made from {_base(about.base)}, so its licence holds for them too. {known}"
 
 
 def _base(base: BaseModel) -> str:
