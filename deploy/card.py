@@ -54,9 +54,9 @@ def text(about: Facts) -> str:
 
 
 BEWARE = (
-    "These weights were pushed towards what the reward measures; what it does not measure, such as variety, likeness to "
-    "the prompt or looks, may have been paid for it. Compare with the base model on prompts of your own before you use "
-    "them. What the base model must not be used for holds here too."
+    "These weights were pushed towards what the reward measures; what it does not measure, such as variety, likeness "
+    "to the prompt or looks, may have been paid for it. Compare with the base model on prompts of your own before you "
+    "use them. What the base model must not be used for holds here too."
 )
 
 
