@@ -14,6 +14,7 @@ import yaml
 from PIL import Image
 from terminal import result, write_run
 
+from ddpo.base import find
 from ddpo.source import ROOT
 from deploy.__main__ import main
 
@@ -116,13 +117,36 @@ def test_publishing_again_replaces_ours_and_nothing_else(ddpo, finished, publish
 
 
 @pytest.fixture
-def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[hub.Hub]:
-    """A hub that the client finds and has a token for."""
+def place(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[hub.Hub]:
+    """A hub that the client finds and has a token for, with an empty cache."""
+    home = tmp_path_factory.mktemp("huggingface")
     monkeypatch.setenv("HF_TOKEN", "hf_good")
-    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no token"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(home / "no token"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(home / "cache"))
     with hub.serving() as server:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
+        files = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", files)
         yield server
+
+
+def test_a_model_by_hub_name_is_downloaded_in_one_format_and_the_card_names_it(ddpo, architectures, place, tmp_path):
+    offered = shutil.copytree(architectures["SDXL"], tmp_path / "offered")
+    (offered / "README.md").write_text("---\nlicense: openrail++\n---\n")
+    for spare in ("unet/diffusion_pytorch_model.fp16.safetensors", "unet/model.onnx", "sd_xl_base_1.0.safetensors",
+                  "text_encoder_2/pytorch_model.bin", "vae_1_0/diffusion_pytorch_model.safetensors"):
+        (offered / spare).parent.mkdir(exist_ok=True)
+        (offered / spare).write_bytes(b"large")
+    place.models["ann/base"] = offered
+    file = write_run(tmp_path / "small.toml", tiny.run(Path("ann/base")))
+    assert ddpo("train", file, "--in-process", "steps=1").code == 0
+    downloaded = Path(find("ann/base").folder)
+    assert {path.suffix for path in downloaded.rglob("*") if path.is_file()} == {".json", ".txt", ".md", ".safetensors"}
+    assert len(list(downloaded.rglob("*.safetensors"))) == 4 and downloaded.joinpath("tokenizer_2").is_dir()
+    assert ddpo("publish", "runs/small", "--out", "out").code == 0
+    metadata = front(Path("out/README.md").read_text())
+    assert (metadata["base_model"], metadata["base_model_relation"]) == ("ann/base", "adapter")
+    assert metadata["license"] == "openrail++"
 
 
 def test_the_folder_is_uploaded_and_private(ddpo, finished, place, tmp_path):

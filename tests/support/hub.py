@@ -1,4 +1,4 @@
-"""A hub on this machine: the five calls that make a repository and commit to it, as huggingface_hub sends them."""
+"""A hub on this machine: the calls by which huggingface_hub makes a repository, commits to it and downloads one."""
 
 from __future__ import annotations
 
@@ -10,17 +10,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+COMMIT = "0" * 40
 
 
 @dataclass
 class Hub:
-    """What was asked of it.
+    """What it offers and what was asked of it.
 
+    models:  folders by repository, to be downloaded
     private: visibility by repository; files: of its commits; cards: what its validator was shown
     """
 
     url: str = ""
+    models: dict[str, Path] = field(default_factory=dict)
     token: str = "Bearer hf_good"
     private: dict[str, bool] = field(default_factory=dict)
     files: dict[str, dict[str, bytes]] = field(default_factory=dict)
@@ -32,6 +37,10 @@ class Hub:
         match method, re.sub(r"^/api/models/[^/]+/[^/]+", "/MODEL", path):
             case "POST", "/api/repos/create":
                 return self._create(json.loads(body))
+            case "GET", "/MODEL/revision/main":
+                return 200, {"id": repository, "sha": COMMIT}
+            case "GET", listing if listing.startswith(f"/MODEL/tree/{COMMIT}"):
+                return 200, _tree(self.models[repository])
             case "GET", "/MODEL":
                 return 200, {"id": repository, "private": self.private[repository]}
             case "POST", "/api/validate-yaml":
@@ -55,8 +64,15 @@ class Hub:
         files = {line["value"]["path"]: base64.b64decode(line["value"]["content"])
                  for line in lines if line["key"] == "file"}
         self.files[repository] = files
-        return 200, {"success": True, "commitOid": "0" * 40, "commitUrl": f"{self.url}/{repository}/commit/{'0' * 40}",
+        return 200, {"success": True, "commitOid": COMMIT, "commitUrl": f"{self.url}/{repository}/commit/{COMMIT}",
                      "hookOutput": ""}
+
+
+def _tree(folder: Path) -> list[dict[str, Any]]:
+    """All files of a repository."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return [{"type": "file", "path": str(path.relative_to(folder)), "size": path.stat().st_size, "oid": COMMIT}
+            for path in files]
 
 
 @contextmanager
@@ -65,18 +81,28 @@ def serving() -> Iterator[Hub]:
     hub = Hub()
 
     class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            owner, name, resolve, _, *path = self.path.strip("/").split("/") + [""] * 4
+            if resolve == "resolve":
+                file = hub.models[f"{owner}/{name}"].joinpath(*path)
+                self._send(200, file.read_bytes(), {"ETag": f'"{file.stat().st_ino}"', "X-Repo-Commit": COMMIT})
+            else:
+                self.do_POST()
+
+        do_HEAD = do_GET
+
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             known = self.headers.get("Authorization") == hub.token
             status, said = hub.answer(self.command, self.path, body) if known else (401, {"error": "Invalid token"})
-            content = json.dumps(said).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+            self._send(status, json.dumps(said).encode(), {"Content-Type": "application/json"})
 
-        do_GET = do_POST
+        def _send(self, status: int, content: bytes, headers: dict[str, str]) -> None:
+            self.send_response(status)
+            for header in (headers | {"Content-Length": str(len(content))}).items():
+                self.send_header(*header)
+            self.end_headers()
+            self.wfile.write(b"" if self.command == "HEAD" else content)
 
         def log_message(self, *_: object) -> None:
             """Nothing on the terminal."""
