@@ -45,8 +45,8 @@ class Sampler:
         start = time.perf_counter()
         with threads(self.run.actors.threads), torch.no_grad():
             digest = self._load(policy)
-            c, null = self.text(prompts.text), self.text.null()
-            states_BSCHW, log_probs_BT = self._chain(prompts.seeds, c, null.expand(len(prompts.seeds)))
+            c, null = self.text(prompts.text), self.text.null().expand(len(prompts.ids))
+            states_BSCHW, log_probs_BT, kl_B = self._chain(prompts, c, null)
             pixels = self._decode(states_BSCHW[:, -1])
         images = Images(prompts.ids, prompts.text, prompts.metadata, pixels)
         trajectory = Trajectory(
@@ -54,7 +54,7 @@ class Sampler:
             states_BSCHW.cpu().numpy(), log_probs_BT.cpu().numpy(), c.text_BLD.cpu().numpy(),
             null.text_BLD[0].cpu().numpy(), c.pooled_BP.cpu().numpy(), null.pooled_BP[0].cpu().numpy(),
         )
-        return images, trajectory, Receipt(prompts.ids, policy.version, digest, time.perf_counter() - start)
+        return images, trajectory, Receipt(prompts.ids, policy.version, digest, time.perf_counter() - start, kl_B)
 
     def _load(self, policy: Policy) -> str:
         """Load a policy; the digest returned is of the weights in the module, not of the message."""
@@ -62,16 +62,26 @@ class Sampler:
             self.loaded = (policy.digest, self.denoiser.load(policy))
         return self.loaded[1]
 
-    def _chain(self, seeds: tuple[int, ...], c: Condition, null: Condition) -> tuple[Tensor, Tensor]:
-        steps = self.run.policy.steps
-        noise_BSCHW = _noise(seeds, steps + 1, self.latent_CHW).to(self.denoiser.device)
-        states, log_probs = [noise_BSCHW[:, 0]], []
+    def _chain(self, prompts: Prompts, c: Condition, null: Condition) -> tuple[Tensor, Tensor, NDArray[np.float64]]:
+        steps, compared = self.run.policy.steps, self._compared(prompts)
+        noise_BSCHW = _noise(prompts.seeds, steps + 1, self.latent_CHW).to(self.denoiser.device)
+        states, log_probs, kls = [noise_BSCHW[:, 0]], [], []
         for i in range(steps):
-            index_B = torch.full((len(seeds),), i, device=self.denoiser.device)
-            gaussian = self.denoiser.step(states[-1], index_B, c, null)
+            index_B = torch.full((len(prompts.ids),), i, device=self.denoiser.device)
+            given = states[-1], index_B, c, null
+            gaussian = self.denoiser.step(*given)
             states.append(gaussian.sample(noise_BSCHW[:, i + 1]))
             log_probs.append(gaussian.log_prob(states[-1]))
-        return torch.stack(states, 1), torch.stack(log_probs, 1)
+            if i in compared:
+                kls.append(gaussian.kl(self.denoiser.base_step(*given)))
+        kl_BK = torch.stack(kls, 1) if kls else torch.full((len(prompts.ids), 1), torch.nan)
+        return torch.stack(states, 1), torch.stack(log_probs, 1), kl_BK.double().mean(1).cpu().numpy()
+
+    def _compared(self, prompts: Prompts) -> list[int]:
+        """Steps at which the base model is asked too: all that have noise, where the reward pays for KL, and for the
+        grids of fixed prompts (step -1); none otherwise, since it doubles the time."""
+        wanted = self.run.advantage.kl > 0 or prompts.step < 0
+        return self.denoiser.schedule.stochastic_T if wanted and self.run.policy.train == "lora" else []
 
     def _decode(self, latents_BCHW: Tensor) -> NDArray[np.uint8]:
         latents = (latents_BCHW / self.vae.config.scaling_factor).to(self.vae.dtype)

@@ -15,6 +15,11 @@ from ddpo.config import AdvantageConfig, Run
 from ddpo.types import Scored
 
 
+def penalised(scored: Scored, weight: float) -> NDArray[np.float64]:
+    """r - weight * KL(p || p_base), (B,): leaving the base has a price (DPOK, Fan et al. 2023)."""
+    return scored.rewards_B - weight * scored.kl_B if weight else scored.rewards_B
+
+
 class RewardWeights:
     """RWR's weights in place of advantages, per prompt (Black et al. 2023, section 4.2 and appendix D.3).
 
@@ -29,12 +34,13 @@ class RewardWeights:
 
     def __call__(self, scored: Scored) -> NDArray[np.float64]:
         """Weights (B,) of one batch."""
-        weights = np.zeros(len(scored.rewards_B))
+        rewards_B = penalised(scored, self.config.kl)
+        weights = np.zeros(len(rewards_B))
         names = np.array(scored.prompts.text)
         for prompt in dict.fromkeys(scored.prompts.text):
             mine = (names == prompt) & scored.kept_B
             if mine.any():
-                weights[mine] = self._of(scored.rewards_B[mine])
+                weights[mine] = self._of(rewards_B[mine])
         return weights
 
     def _of(self, rewards_K: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -80,7 +86,7 @@ class Advantage:
         advantages = np.zeros(len(kept))
         if kept.any():
             text = [text for text, keep in zip(scored.prompts.text, kept, strict=True) if keep]
-            advantages[kept] = self._of(text, scored.rewards_B[kept])
+            advantages[kept] = self._of(text, penalised(scored, self.config.kl)[kept])
         return advantages
 
     def _of(self, text: Sequence[str], rewards_K: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -114,6 +114,8 @@ class AdvantageConfig:
     min_count: int = knob(16, "below this many the batch's mean and std are used", low=1)
     clip: float = knob(5.0, "advantages are cut to +- this", above=0)
     inverse_temperature: float = knob(0.2, "RWR: weights are softmax of this times the reward, per prompt", above=0)
+    kl: float = knob(0.0, "weight of an image's KL(p || p_base), mean over its steps and latent dimensions, that is "
+                     "taken from its reward; LoRA only", low=0)
     percentile: float = knob(0.9, "RWR-sparse: images below this quantile of their prompt get weight 0", low=0, high=1)
 
 
@@ -131,6 +133,8 @@ class LearnerConfig:
     timestep_fraction: float = knob(1.0, "share of each image's window that is trained, drawn anew", above=0, high=1)
     clip: float = knob(1e-4, "clip range of p / p_old, in mean log-prob over latent dimensions", above=0)
     kl: float = knob(0.0, "weight of KL(p || p_base) in the loss, per latent dimension; LoRA only", low=0)
+    ema: float = knob(0.0, "decay of the weights' moving average over updates, which checkpoints export; 0 is none",
+                      low=0, high=0.999999)
     lr: float = knob(3e-4, "AdamW learning rate", above=0)
     beta1: float = knob(0.9, "AdamW", low=0, high=0.999999)
     beta2: float = knob(0.999, "AdamW", low=0, high=0.999999)

@@ -38,6 +38,8 @@ def consistency(run: Run) -> Problems:
     if learner.kl and (policy.train == "full" or learner.algorithm.startswith("rwr")):
         problems.append(("learner.kl", "needs LoRA (the base is the model without it) and DDPO (RWR has no steps to "
                          "compare); write learner.kl = 0"))
+    if run.advantage.kl and policy.train == "full":
+        problems.append(("advantage.kl", "needs LoRA (the base is the model without it); write advantage.kl = 0"))
     if run.advantage.min_count > run.advantage.buffer:
         problems.append(("advantage.min_count", f"{run.advantage.min_count} rewards never fit into advantage.buffer = "
                          f"{run.advantage.buffer}, so per-prompt statistics would never be used"))

@@ -74,9 +74,15 @@ class Denoiser:
         output = self.output(x_BCHW, timestep_B, c, null)
         return (output.float() - target).square().mean(dim=(1, 2, 3))
 
+    @torch.no_grad()
+    def base_step(self, x_BCHW: Tensor, index_B: Tensor, c: Condition, null: Condition) -> Gaussian:
+        """p_base at the same rows: LoRA is switched off for it, no second model is needed."""
+        with self.as_base():
+            return self.step(x_BCHW, index_B, c, null)
+
     @contextmanager
     def as_base(self) -> Iterator[None]:
-        """The base model for the block: LoRA is switched off, no second model is needed."""
+        """The base model for the block."""
         self.unet.disable_adapters()
         try:
             yield

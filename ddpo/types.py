@@ -80,12 +80,16 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Receipt:
-    """samplers -> driver: that a chunk was drawn, by which weights, in how many seconds."""
+    """samplers -> driver: that a chunk was drawn, by which weights, in how many seconds.
+
+    kl_B: KL(p || p_base) of each image, mean over its steps and latent dimensions; NaN where it was not measured
+    """
 
     ids: tuple[int, ...]
     version: int
     digest: str
     seconds: float
+    kl_B: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,7 @@ class Scored:
     parts:      reward name -> (B,) values, NaN where missing
     info:       reward name -> key -> one value per image, in their order, None where missing (captions, ...)
     masked:     image id -> reason; these images are not trained on
+    kl_B:       KL(p || p_base) of each image, as in Receipt
     chunks:     where the trajectories are
     seconds:    "sample" and "score", summed over workers
     """
@@ -133,6 +138,7 @@ class Scored:
     parts: Mapping[str, NDArray[np.float64]]
     info: Mapping[str, Mapping[str, Sequence[Any]]]
     masked: Mapping[int, str]
+    kl_B: NDArray[np.float64]
     chunks: Sequence[Chunk]
     seconds: Mapping[str, float]
 
@@ -160,7 +166,7 @@ class Report:
     max_abs_log_prob_delta:         largest |log p - log p_old|
     log_prob_delta_by_timestep:     mean |log p - log p_old| of the first minibatch, before its update: at lag 0 the
                                     numerical noise floor, at lag k the drift of k updates
-    base_kl:                        mean KL to the base model's step, per latent dimension; 0 where learner.kl is 0
+    base_kl:                        mean KL to the base model's step, per latent dimension; NaN where learner.kl is 0
     grad_norm:                      mean over updates, before clipping
     """
 

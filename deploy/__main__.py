@@ -26,6 +26,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_sample(commands)
     _add_publish(commands)
+    _add_compare(commands)
     commands.add_parser("recipes", help="list the recipes that ship with the program")
     return parser
 
@@ -60,6 +61,17 @@ def _add_publish(commands: argparse._SubParsersAction) -> None:
     publish.add_argument("--out", type=Path, metavar="FOLDER", help="where to (published/NAME-STEP)")
     publish.add_argument("--push-to-hub", default="", metavar="OWNER/NAME", help="upload it, for you alone to read")
     publish.add_argument("--public", action="store_true", help="... for everybody to read")
+
+
+def _add_compare(commands: argparse._SubParsersAction) -> None:
+    compare = commands.add_parser(
+        "compare", help="run variants over seeds and draw reward against reward queries",
+        usage="ddpo compare COMPARISON [table.key=value ...] [seeds=[0,1,2]] [--out FOLDER] [--in-process]",
+    )
+    compare.add_argument("words", nargs="+", metavar="COMPARISON table.key=value",
+                         help="a comparison's name or file (`algorithms` ships), and what to change in all its runs")
+    compare.add_argument("--out", type=Path, metavar="FOLDER", help="where its runs go (runs/compare-NAME)")
+    compare.add_argument("--in-process", action="store_true", help="everything in this process, without Ray")
 
 
 def _whole(low: int) -> Callable[[str], int]:
@@ -106,6 +118,16 @@ def _publish(options: argparse.Namespace) -> None:
         print(line)
 
 
+def _compare(options: argparse.Namespace) -> None:
+    from deploy.compare import compare
+
+    name = next((word for word in options.words if "=" not in word), None)
+    if name is None:
+        raise InputError("compare needs a comparison, for example `ddpo compare algorithms`.")
+    options.words.remove(name)
+    print(f"\nComparison: {compare(name, options.words, options.out, options.in_process)}")
+
+
 def _recipes(options: argparse.Namespace) -> None:
     from deploy.recipes import names, summary
 
@@ -118,7 +140,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     """Parse; words after an option (`train demo --check lag=1`) count as well, which argparse alone refuses."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    if options.command != "train" or any(word.startswith("-") for word in rest):
+    if options.command not in ("train", "compare") or any(word.startswith("-") for word in rest):
         return parser.parse_args(arguments)
     options.words += rest
     return options
@@ -141,7 +163,10 @@ def _run(options: argparse.Namespace) -> int:
         os.environ.setdefault(name, value)
     try:
         check_root()
-        {"train": _train, "sample": _sample, "publish": _publish, "recipes": _recipes}[options.command](options)
+        commands = {
+            "train": _train, "sample": _sample, "publish": _publish, "compare": _compare, "recipes": _recipes,
+        }
+        commands[options.command](options)
     except Interrupted as error:
         return _end(str(error), 130)
     except (KeyboardInterrupt, SystemExit):  # while Ray starts, SIGTERM raises the latter

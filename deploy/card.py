@@ -178,9 +178,15 @@ def _training(about: Facts) -> str:
         ("prompts", f"{len(texts):,}: {some}" if texts else f"of kind `{run.prompts.kind}`"),
         ("sampling", f"{policy.steps} DDIM steps, eta {policy.eta:g}, guidance {policy.guidance:g}"),
         ("learning", f"`{run.learner.algorithm}`, learning rate {run.learner.lr:g}, clip {run.learner.clip:g}"),
-        ("digest of the weights", f"`{about.digest}`"),
+        ("digest of the weights", f"`{about.digest}`" + _averaged(run)),
     ]
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {_cell(value)} |" for name, value in lines)])
+
+
+def _averaged(run: Run) -> str:
+    """What others load is then not what the digest and the pictures are of."""
+    decay = run.learner.ema
+    return f" (of the last step's; given here is their moving average, decay {decay:g})" if decay else ""
 
 
 def _cell(value: str) -> str:

@@ -23,6 +23,7 @@ from deploy.folder import RunFolder
 def record(scored: Scored, report: Report, queries: int, seconds: dict[str, float]) -> dict[str, Any]:
     """One step as an object of metrics.jsonl."""
     kept = scored.rewards_B[scored.kept_B]
+    kl = scored.kl_B if math.isnan(report.base_kl) else [report.base_kl]
     return {
         "step": report.version,
         "reward_queries": queries,
@@ -37,7 +38,7 @@ def record(scored: Scored, report: Report, queries: int, seconds: dict[str, floa
         "ratio_max": report.ratio_max,
         "max_abs_log_prob_delta": report.max_abs_log_prob_delta,
         "log_prob_delta_by_timestep": {str(t): delta for t, delta in report.log_prob_delta_by_timestep.items()},
-        "base_kl": report.base_kl,
+        "base_kl": _mean(kl),
         "grad_norm": report.grad_norm,
         "updates": report.updates,
         "pairs": report.pairs,

@@ -27,10 +27,15 @@ def summary(name: str) -> str:
 
 def find(recipe: str, overrides: list[str]) -> Run:
     """Load a recipe by name or a run file by path; raises InputError or ConfigError."""
+    return load(path_of(recipe), overrides)
+
+
+def path_of(recipe: str) -> Path:
+    """The file of a recipe by name, or a run file by path; raises InputError with the nearest name."""
     if recipe in names():
-        return load(FOLDER / f"{recipe}.toml", overrides)
+        return FOLDER / f"{recipe}.toml"
     if Path(recipe).is_file():
-        return load(Path(recipe), overrides)
+        return Path(recipe)
     close = difflib.get_close_matches(recipe.removesuffix(".toml"), names(), n=1)
     hint = f'Did you mean "{close[0]}"?' if close else f"Recipes: {', '.join(names())}."
     raise InputError(f"there is no recipe and no file {recipe!r}. {hint} `ddpo recipes` lists them.")

@@ -1,10 +1,10 @@
 """Checkpoints: all that a run needs to go on as if it had never stopped.
 
     checkpoints/000010/
-        learner.safetensors                  weights, Adam's moments
+        learner.safetensors                  weights, their average where there is one, Adam's moments
         policies/000008.msgpack ...          the last lag + 1 policies, so that batches in flight are drawn again
         state.json                           step, advantage statistics, the run's config
-        pytorch_lora_weights.safetensors     the same weights for plain diffusers (or unet/, fully trained)
+        pytorch_lora_weights.safetensors     weights (or average) for plain diffusers; unet/ where fully trained
         manifest.json                        sha256 of every file above
 
 Written under another name and renamed when complete, so a checkpoint is whole or not there. Random choices are keyed
@@ -78,14 +78,22 @@ def _write(
     save_file(arrays, folder / "learner.safetensors")
     for policy in policies:
         (folder / "policies" / f"{policy.version:06d}.msgpack").write_bytes(policy.message)
-    weights = {key.removeprefix("weights/"): value for key, value in arrays.items() if key.startswith("weights/")}
-    lora.save(weights, run.policy, base, folder)
+    lora.save(_exported(arrays), run.policy, base, folder)
     (folder / "state.json").write_text(json.dumps({"format": FORMAT, "run": plain(run), **state}, indent=1))
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     sums = {str(path.relative_to(folder)): _sum(path) for path in files}
     (folder / MANIFEST).write_text(json.dumps(sums, indent=1))
     for path in [*files, folder / MANIFEST]:
         _sync(path)
+
+
+def _exported(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """What others load: the average of the weights where the run keeps one, else the weights."""
+    for kind in ("average/", "weights/"):
+        found = {key.removeprefix(kind): value for key, value in arrays.items() if key.startswith(kind)}
+        if found:
+            return found
+    raise AssertionError("a learner's state has weights")
 
 
 def _sum(path: Path) -> str:

@@ -53,6 +53,9 @@ class Learner:
         self.optimizer = torch.optim.AdamW(
             weights, options.lr, (options.beta1, options.beta2), options.epsilon, options.weight_decay
         )
+        self.average: dict[str, Tensor] = {}  # of the weights over updates, where learner.ema asks for it
+        if options.ema:
+            self.average = {name: weight.detach().clone() for name, weight in self.denoiser.trainable.items()}
         self.known: deque[tuple[int, str]] = deque(maxlen=run.lag + 1)
         self._publish()
 
@@ -61,16 +64,17 @@ class Learner:
     ) -> Report:
         """Learn from one batch, whose images come in the order of their ids, and publish the next policy.
 
-        Images that are not kept are left out of every sum. Raises DeliveryError for a trajectory that was not drawn
-        by a policy published within the last `lag` steps.
+        Images that are not kept are left out of every sum, as are those of weight 0 in RWR. Raises DeliveryError for a
+        trajectory that was not drawn by a policy published within the last `lag` steps.
         """
         start = time.perf_counter()
         lag = self._proven_lag(trajectories)
         batch = self._batch(trajectories, advantages_B)
         tally, norms = Tally(self.run.learner.clip), []
+        used_B = kept_B & (advantages_B != 0) if self.regression else kept_B
         with threads(self.run.learner.threads):
             for epoch in range(self.run.learner.inner_epochs):
-                for pairs in self._minibatches(epoch, kept_B):
+                for pairs in self._minibatches(epoch, used_B):
                     norms.append(self._minibatch(batch, pairs, tally, first=not norms))
         self.step += 1
         self._publish()
@@ -110,9 +114,13 @@ class Learner:
         return Batch(states, log_probs, Condition(text, pooled), Condition(*null), clipped)
 
     def _minibatches(self, epoch: int, kept_B: NDArray[np.bool_]) -> Iterator[NDArray[np.int64]]:
-        """Pairs (image, step index) of each minibatch, shape (P, 2); all its trained timesteps, image by image."""
+        """Pairs (image, step index) of each minibatch, shape (P, 2); all its trained timesteps, image by image.
+
+        DDPO's minibatch shrinks where images are masked; RWR chooses by weight, so there minibatches are filled up.
+        """
         stream, size = self._stream(epoch), self.run.learner.minibatch
         order = stream.permutation(len(kept_B))
+        order = order[kept_B[order]] if self.regression else order
         chosen = {image: self._steps(stream) for image in order}
         for start in range(0, len(order), size):
             images = [image for image in order[start : start + size] if kept_B[image]]
@@ -142,7 +150,17 @@ class Learner:
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self._average()
         return float(norm)
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """average <- d average + (1 - d) weights, with d = min(ema, (1 + n) / (10 + n)) after n updates, as diffusers'
+        EMAModel, so that the first weights are soon forgotten."""
+        for name, mean in self.average.items():
+            weight = self.denoiser.trainable[name]
+            updates = float(self.optimizer.state[weight]["step"])
+            mean.lerp_(weight, 1 - min(self.run.learner.ema, (1 + updates) / (10 + updates)))
 
     def _micro_batch(self, batch: Batch, pairs_P2: Tensor, total: int, tally: Tally, first: bool) -> None:
         terms = self._terms(batch, pairs_P2, tally)
@@ -167,8 +185,9 @@ class Learner:
         )
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Everything that learns, as named arrays: weights, Adam's moments and its count of updates."""
+        """Everything that learns, as named arrays: weights, their average, Adam's moments and its count of updates."""
         arrays: dict[str, NDArray[Any]] = {f"weights/{name}": w for name, w in self.denoiser.weights().items()}
+        arrays |= {f"average/{name}": mean.cpu().numpy().copy() for name, mean in self.average.items()}
         for name, weight in self.denoiser.trainable.items():
             for moment, value in self.optimizer.state.get(weight, {}).items():
                 arrays[f"{moment}/{name}"] = value.detach().cpu().numpy().copy()
@@ -181,6 +200,8 @@ class Learner:
             kind, _, name = key.partition("/")
             groups.setdefault(kind, {})[name] = array
         self.denoiser.load_weights(groups.pop("weights"))
+        averages = groups.pop("average", {})
+        self.average = {name: torch.tensor(mean, device=self.denoiser.device) for name, mean in averages.items()}
         for name, weight in self.denoiser.trainable.items():
             moments = {kind: torch.tensor(named[name]) for kind, named in groups.items() if name in named}
             if moments:

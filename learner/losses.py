@@ -38,7 +38,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Terms:
-    """Losses to minimise, new and old log-probs (equal where there is no ratio), KL to the base (0 where not asked)."""
+    """Losses to minimise, new and old log-probs (equal where there is no ratio), KL to the base (NaN if not asked)."""
 
     loss_P: Tensor
     log_prob_P: Tensor
@@ -55,11 +55,9 @@ def policy_gradient(denoiser: Denoiser, options: LearnerConfig, batch: Batch, pa
     log_prob_P = gaussian.log_prob(batch.states_BSCHW[image_P, index_P + 1].to(device))
     old_P, factor_P = batch.log_probs_BT[image_P, index_P].to(device), batch.factor_B[image_P].to(device)
     loss_P = OBJECTIVES[options.algorithm](log_prob_P, old_P, factor_P, options.clip)
-    base_kl_P = torch.zeros_like(loss_P)
+    base_kl_P = torch.full_like(loss_P, torch.nan)
     if options.kl:
-        with torch.no_grad(), denoiser.as_base():
-            base = denoiser.step(*given)
-        base_kl_P = gaussian.kl(base)
+        base_kl_P = gaussian.kl(denoiser.base_step(*given))
         loss_P = loss_P + options.kl * base_kl_P
     return Terms(loss_P, log_prob_P, old_P, base_kl_P)
 
@@ -73,4 +71,4 @@ def regression(denoiser: Denoiser, batch: Batch, pairs_P2: Tensor, seed: int) ->
         x0_PCHW.to(device), timestep_P.to(device), noise_PCHW.to(device), *batch.conditions(image_P, device)
     )
     none = torch.zeros_like(error_P)
-    return Terms(batch.factor_B[image_P].to(device) * error_P, none, none, none)
+    return Terms(batch.factor_B[image_P].to(device) * error_P, none, none, none + torch.nan)

@@ -47,7 +47,8 @@ def combine(
         "score": sum(part.seconds for chunks in scores.values() for part in chunks),
     }
     info = {name: _info(ids, chunks) for name, chunks in scores.items()}
-    return Scored(rollouts.prompts, total, parts, info, masked, rollouts.chunks, seconds)
+    kl_B = np.concatenate([receipt.kl_B for receipt in receipts])
+    return Scored(rollouts.prompts, total, parts, info, masked, kl_B, rollouts.chunks, seconds)
 
 
 def _in_order(ids: Sequence[int], chunks: Sequence[Scores]) -> np.ndarray:

@@ -73,6 +73,8 @@ def updates(run: Run) -> str:
     """Small charts of what the updates did: clipping, divergence, ratios, gradient."""
     if not run.rows:
         return "<p>No update is logged yet.</p>"
+    if _regresses(run):
+        return f'<p>{REGRESSION}</p><div class="small">{_regression(run)}</div>'
     ratios = {"largest": _column(run, "ratio_max"), "smallest": _column(run, "ratio_min")}
     marks = {"1 + clip": 1 + run.clip, "1 − clip": 1 - run.clip}
     caption = f"{RATIO}; dotted: the clip range 1 ± {number(run.clip, 2)}."
@@ -85,10 +87,20 @@ def updates(run: Run) -> str:
     return f'<div class="small">{"".join(drawn)}</div>'
 
 
+def _regression(run: Run) -> str:
+    loss = _small(run.rows, {"loss": _column(run, "loss")}, "loss", "Mean weighted denoising loss of each step.")
+    return loss + _small(run.rows, {"grad_norm": _column(run, "grad_norm")}, "gradient norm", GRAD_NORM)
+
+
+def _regresses(run: Run) -> bool:
+    return run.config["learner"].get("algorithm", "").startswith("rwr")
+
+
 def _column(run: Run, key: str) -> list[float]:
     return [row[key] for row in run.rows]
 
 
+REGRESSION = "Reward-weighted regression has no log-probs, hence no ratios and no noise floor."
 CLIP_FRACTION = "Clip fraction: share of (image, timestep) pairs whose ratio left the clip range."
 APPROX_KL = "Approximate KL divergence between the policy that sampled and the updated one."
 RATIO = "Largest and smallest importance ratio p / p<sub>old</sub> of each step"
@@ -98,8 +110,8 @@ GRAD_NORM = "Norm of the gradient before it is scaled down, mean over the update
 def noise(run: Run) -> str:
     """How far the learner's log-probs are from the samplers' before any update, timestep by timestep."""
     deltas = charts.delta_by_timestep(run.rows)
-    if not deltas:  # RWR has no log-probs
-        return "<p>No log-prob differences are logged.</p>"
+    if not deltas:
+        return f"<p>{REGRESSION if _regresses(run) else 'No log-prob differences are logged.'}</p>"
     worst = max(max(values) for values in deltas.values())
     share = f"The largest is {number(worst, 2)}, {number(100 * worst / run.clip, 2)} % of the clip range."
     found = share if worst else "It is exactly zero everywhere."

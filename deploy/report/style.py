@@ -35,11 +35,11 @@ CHART = """
 .chart .grid { stroke: var(--rule); stroke-width: 1; }
 .chart .mark { stroke: var(--muted); stroke-width: 1; stroke-dasharray: 2 4; }
 .chart .line { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; }
-.chart .s-accent { stroke: var(--accent); }
-.chart .s-warm { stroke: var(--warm); }
 .chart .band { fill: var(--accent); opacity: 0.15; }
 .chart .hit { fill: transparent; }
-""" + "".join(f".chart .f-{name} {{ fill: var(--{name}); }}\n" for name in DRAWN)
+""" + "".join(
+    f".chart .f-{name} {{ fill: var(--{name}); }}\n.chart .s-{name} {{ stroke: var(--{name}); }}\n" for name in DRAWN
+)
 
 PAGE = """
 :root { color-scheme: light dark; $light }

@@ -10,8 +10,10 @@ import torch
 from actors.prompts import Draw, fixed, plain, source
 from actors.sampler import Sampler
 from ddpo.base import find
+from ddpo.condition import Condition
 from ddpo.denoiser import Denoiser
 from ddpo.errors import DdpoError
+from ddpo.types import Trajectory
 from ddpo.weights import pack
 
 
@@ -31,6 +33,35 @@ def test_a_chunk_has_every_state_and_fits_together(sampler_and_policy):
     assert trajectory.pooled_BP.shape == (4, 0) and trajectory.null_pooled_P.shape == (0,)
     assert images.ids == trajectory.ids == receipt.ids
     assert (trajectory.version, trajectory.digest) == (0, policy.digest) == (receipt.version, receipt.digest)
+
+
+def test_kl_to_the_base_is_measured_on_grids_and_where_the_reward_pays_for_it(make_run):
+    run = make_run()
+    base = find(run.policy.base)
+    denoiser = Denoiser(base, run.policy, 0)
+    start = pack(denoiser.weights(), 0)
+    moved = pack({name: weight + 0.05 for name, weight in denoiser.weights().items()}, 1)
+    grid, batch = fixed(source(run.prompts), 3), Draw(run, source(run.prompts))(0).chunks(4)[0]
+    sampler = Sampler(run, base)
+    assert sampler.sample(grid, start)[2].kl_B.tolist() == [0.0, 0.0]
+    assert np.isnan(sampler.sample(batch, moved)[2].kl_B).all()
+    paying = Sampler(make_run("advantage.kl=1"), base)
+    _, trajectory, receipt = paying.sample(batch, moved)
+    denoiser.load(moved)
+    by_hand = np.zeros(4)
+    for index in range(5):
+        given = torch.tensor(trajectory.states_BSCHW[:, index]), torch.full((4,), index), *texts(trajectory)
+        with torch.no_grad():
+            p, q = denoiser.step(*given), denoiser.base_step(*given)
+        by_hand += ((p.mean_BCHW - q.mean_BCHW) ** 2 / (2 * p.std_B[0] ** 2)).mean((1, 2, 3)).numpy() / 5
+    assert (receipt.kl_B > 0).all()
+    np.testing.assert_allclose(receipt.kl_B, by_hand, rtol=1e-5)
+
+
+def texts(trajectory: Trajectory) -> tuple[Condition, Condition]:
+    c = Condition(torch.tensor(trajectory.text_BLD), torch.tensor(trajectory.pooled_BP))
+    null = Condition(torch.tensor(trajectory.null_LD)[None], torch.tensor(trajectory.null_pooled_P)[None])
+    return c, null.expand(len(trajectory.ids))
 
 
 def test_the_same_call_gives_the_same_bits_and_seeds_are_per_image(sampler_and_policy):

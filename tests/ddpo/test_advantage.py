@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,7 @@ from ddpo.types import Prompts, Scored
 def scored(text: list[str], rewards: list[float], masked: dict[int, str] | None = None) -> Scored:
     count = len(text)
     prompts = Prompts(0, tuple(range(count)), tuple(text), ({},) * count, (0,) * count)
-    return Scored(prompts, np.array(rewards), {}, {}, masked or {}, [], {})
+    return Scored(prompts, np.array(rewards), {}, {}, masked or {}, np.full(count, np.nan), [], {})
 
 
 def test_few_rewards_use_the_batch_many_use_the_prompt():
@@ -79,3 +81,12 @@ def test_a_group_is_compared_with_itself_alone():
     advantage(scored(["a", "a"], [100.0, 900.0]))  # is forgotten
     values = advantage(scored(["a", "b", "a", "b"], [1.0, 5.0, 3.0, 5.0]))
     np.testing.assert_allclose(values, [-1, 0, 1, 0], atol=1e-5)
+
+
+def test_kl_to_the_base_is_taken_from_the_reward():
+    batch = dataclasses.replace(scored(["a", "a", "a"], [1.0, 2.0, 3.0]), kl_B=np.array([0.0, 0.1, 0.3]))
+    paid = scored(["a", "a", "a"], [1.0, 1.0, 0.0])
+    for make in (Advantage, lambda config: RewardWeights(config, sparse=False)):
+        np.testing.assert_allclose(
+            make(AdvantageConfig(kl=10.0, min_count=1))(batch), make(AdvantageConfig(min_count=1))(paid), atol=1e-9
+        )
