@@ -3,7 +3,7 @@
 Consumes `Prompts` and a `Policy`, produces `Images`, a `Trajectory` and a `Receipt`; waits for nothing. A plain class;
 the pools make it a Ray actor or call it in this process.
 
-Shape letters: B images, S = T + 1 states, C H W latent, L text tokens, D text width, Y X pixels.
+Shape letters: B images, S = T + 1 states, C H W latent, Y X pixels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from actors.text import TextEncoder
-from ddpo.base import BaseModel
+from ddpo.base import SDXL, BaseModel
+from ddpo.condition import Condition
 from ddpo.config import Run
 from ddpo.denoiser import DTYPES, Denoiser
 from ddpo.errors import BaseModelError, DdpoError
@@ -44,13 +45,14 @@ class Sampler:
         start = time.perf_counter()
         with threads(self.run.actors.threads), torch.no_grad():
             digest = self._load(policy)
-            text_BLD, null_LD = self.text(prompts.text), self.text(("",))[0]
-            states_BSCHW, log_probs_BT, kl_B = self._chain(prompts, text_BLD, null_LD)
+            c, null = self.text(prompts.text), self.text.null().expand(len(prompts.ids))
+            states_BSCHW, log_probs_BT, kl_B = self._chain(prompts, c, null)
             pixels = self._decode(states_BSCHW[:, -1])
         images = Images(prompts.ids, prompts.text, prompts.metadata, pixels)
         trajectory = Trajectory(
             prompts.ids, policy.version, digest, self.denoiser.schedule.timesteps_T.cpu().numpy(),
-            states_BSCHW.cpu().numpy(), log_probs_BT.cpu().numpy(), text_BLD.cpu().numpy(), null_LD.cpu().numpy(),
+            states_BSCHW.cpu().numpy(), log_probs_BT.cpu().numpy(), c.text_BLD.cpu().numpy(),
+            null.text_BLD[0].cpu().numpy(), c.pooled_BP.cpu().numpy(), null.pooled_BP[0].cpu().numpy(),
         )
         return images, trajectory, Receipt(prompts.ids, policy.version, digest, time.perf_counter() - start, kl_B)
 
@@ -60,16 +62,13 @@ class Sampler:
             self.loaded = (policy.digest, self.denoiser.load(policy))
         return self.loaded[1]
 
-    def _chain(
-        self, prompts: Prompts, text_BLD: Tensor, null_LD: Tensor
-    ) -> tuple[Tensor, Tensor, NDArray[np.float64]]:
+    def _chain(self, prompts: Prompts, c: Condition, null: Condition) -> tuple[Tensor, Tensor, NDArray[np.float64]]:
         steps, compared = self.run.policy.steps, self._compared(prompts)
         noise_BSCHW = _noise(prompts.seeds, steps + 1, self.latent_CHW).to(self.denoiser.device)
-        null_BLD = null_LD.expand_as(text_BLD)
         states, log_probs, kls = [noise_BSCHW[:, 0]], [], []
         for i in range(steps):
             index_B = torch.full((len(prompts.ids),), i, device=self.denoiser.device)
-            given = states[-1], index_B, text_BLD, null_BLD
+            given = states[-1], index_B, c, null
             gaussian = self.denoiser.step(*given)
             states.append(gaussian.sample(noise_BSCHW[:, i + 1]))
             log_probs.append(gaussian.log_prob(states[-1]))
@@ -105,10 +104,13 @@ def _noise(seeds: tuple[int, ...], count: int, shape_CHW: tuple[int, int, int]) 
 def _load_vae(base: BaseModel, dtype: str) -> Any:
     from diffusers import AutoencoderKL
 
+    precision = torch.float32 if base.vae_overflows and dtype == "float16" else DTYPES[dtype]
     try:
         vae = AutoencoderKL.from_pretrained(
-            str(base.folder), subfolder="vae", torch_dtype=DTYPES[dtype], use_safetensors=True
+            str(base.folder), subfolder="vae", torch_dtype=precision, use_safetensors=True
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise BaseModelError(f"policy.base: the autoencoder of {base.name} cannot be loaded: {error}") from error
+    if base.pipeline == SDXL:
+        vae.enable_slicing()  # image by image: decoding a whole chunk of 1,024 pixels takes more memory than the UNet
     return vae.requires_grad_(False).eval()

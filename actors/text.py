@@ -1,6 +1,6 @@
-"""Prompt embeddings: the frozen text encoder with a cache.
+"""Prompt embeddings: the frozen text encoders with a cache.
 
-Consumes prompts, produces embeddings of shape (B, L, D), fp32.
+Consumes prompts, produces a `Condition`, fp32. Shape letters: B prompts, L tokens, D width, P pooled width.
 """
 
 from __future__ import annotations
@@ -13,32 +13,38 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ddpo.base import BaseModel
+from ddpo.base import SDXL, TEXT_PARTS, BaseModel
+from ddpo.condition import Condition
 from ddpo.config import PolicyConfig
 from ddpo.denoiser import DTYPES, device
 from ddpo.errors import BaseModelError, InputError
 
 
-def load_tokenizer(base: BaseModel) -> Any:
-    """The tokenizer alone, which needs no weights; raises BaseModelError."""
+def load_tokenizers(base: BaseModel) -> list[Any]:
+    """The tokenizers alone, which need no weights; raises BaseModelError."""
     from transformers import CLIPTokenizer
 
     try:
-        return CLIPTokenizer.from_pretrained(str(base.folder / "tokenizer"))
+        return [CLIPTokenizer.from_pretrained(str(base.folder / part)) for part, _ in TEXT_PARTS[base.pipeline]]
     except (OSError, ValueError, TypeError) as error:
         raise BaseModelError(f"policy.base: the tokenizer of {base.name} cannot be loaded: {error}") from error
 
 
-def check_lengths(prompts: Iterable[str], tokenizer: Any) -> None:
-    """Raise InputError for the first prompt that the tokenizer would cut: its end would not be drawn."""
-    limit = tokenizer.model_max_length
+def check_lengths(prompts: Iterable[str], base: BaseModel) -> None:
+    """Raise InputError for the first prompt that a tokenizer would cut: its end would not be drawn."""
+    tokenizers = load_tokenizers(base)
     for prompt in prompts:
-        count = len(tokenizer(prompt)["input_ids"])
-        if count > limit:
-            raise InputError(
-                f"prompts: {prompt[:60]!r}... is {count} tokens long, this model reads {limit} (with start and end); "
-                "the rest would be ignored in the image and yet scored. Shorten it."
-            )
+        for tokenizer in tokenizers:
+            _check_length(prompt, tokenizer)
+
+
+def _check_length(prompt: str, tokenizer: Any) -> None:
+    count, limit = len(tokenizer(prompt)["input_ids"]), tokenizer.model_max_length
+    if count > limit:
+        raise InputError(
+            f"prompts: {prompt[:60]!r}... is {count} tokens long, this model reads {limit} (with start and end); "
+            "the rest would be ignored in the image and yet scored. Shorten it."
+        )
 
 
 class TextEncoder:
@@ -46,25 +52,46 @@ class TextEncoder:
     in a batch depends on the sampler, so batching would make the numbers depend on the number of samplers."""
 
     def __init__(self, base: BaseModel, config: PolicyConfig) -> None:
-        from transformers import CLIPTextModel
-
-        self.tokenizer = load_tokenizer(base)
-        self.device = device(config.device)
-        try:
-            encoder: Any = CLIPTextModel.from_pretrained(
-                str(base.folder / "text_encoder"), dtype=DTYPES[config.dtype], use_safetensors=True
-            )
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise BaseModelError(f"policy.base: the text encoder of {base.name} cannot be loaded: {error}") from error
-        self.encoder = encoder.requires_grad_(False).eval().to(self.device)
+        self.base, self.device = base, device(config.device)
+        self.tokenizers = load_tokenizers(base)
+        self.encoders = [_load(base, part, config).to(self.device) for _, part in TEXT_PARTS[base.pipeline]]
         self._one = lru_cache(maxsize=1024)(self._encode)
 
-    def __call__(self, prompts: tuple[str, ...]) -> Tensor:
-        """Embeddings (B, L, D) in the order of the prompts."""
-        return torch.stack([self._one(prompt) for prompt in prompts])
+    def __call__(self, prompts: tuple[str, ...]) -> Condition:
+        """One row a prompt, in their order."""
+        text, pooled = zip(*(self._one(prompt) for prompt in prompts), strict=True)
+        return Condition(torch.stack(text), torch.stack(pooled))
 
-    def _encode(self, prompt: str) -> Tensor:
-        limit = self.tokenizer.model_max_length
-        tokens = self.tokenizer(prompt, padding="max_length", max_length=limit, truncation=True, return_tensors="pt")
+    def null(self) -> Condition:
+        """The empty prompt that guidance leads away from, one row."""
+        null = self(("",))
+        return Condition(*(torch.zeros_like(part) for part in null)) if self.base.zero_null else null
+
+    def _encode(self, prompt: str) -> tuple[Tensor, Tensor]:
+        """Tokens (L, D) and pooled text (P,). SDXL takes both encoders' last layer but one, side by side, and the
+        second one's projection (Podell et al. 2023, section 2.1); SD 1 and 2 take the last layer, and P is 0."""
+        said = [self._read(prompt, *part) for part in zip(self.tokenizers, self.encoders, strict=True)]
+        if self.base.pipeline != SDXL:
+            tokens_LD = said[0].last_hidden_state[0].float()
+            return tokens_LD, tokens_LD.new_zeros(0)
+        tokens_LD = torch.cat([part.hidden_states[-2][0] for part in said], dim=-1)
+        return tokens_LD.float(), said[1].text_embeds[0].float()
+
+    def _read(self, prompt: str, tokenizer: Any, encoder: Any) -> Any:
+        limit = tokenizer.model_max_length
+        tokens = tokenizer(prompt, padding="max_length", max_length=limit, truncation=True, return_tensors="pt")
         with torch.no_grad():
-            return self.encoder(tokens["input_ids"].to(self.device))[0][0].float()
+            return encoder(tokens["input_ids"].to(self.device), output_hidden_states=self.base.pipeline == SDXL)
+
+
+def _load(base: BaseModel, part: str, config: PolicyConfig) -> Any:
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    kind = CLIPTextModelWithProjection if part == "text_encoder_2" else CLIPTextModel
+    try:
+        encoder: Any = kind.from_pretrained(
+            str(base.folder / part), dtype=DTYPES[config.dtype], use_safetensors=True
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise BaseModelError(f"policy.base: the text encoder of {base.name} cannot be loaded: {error}") from error
+    return encoder.requires_grad_(False).eval()

@@ -55,7 +55,7 @@ def sampler(run: Run, base: BaseModel, rounds: int) -> Pairing:
     part = Draw(run, source(run.prompts))(0).chunks(run.actors.batch)[0]
     policy = learner.policy()
     rows = run.actors.batch
-    text_BLD = ours.text(part.text).repeat(2, 1, 1)
+    text_BLD = ours.text(part.text).text_BLD.repeat(2, 1, 1)
     x, latents = torch.randn(2 * rows, *base.latent_CHW), torch.randn(rows, *base.latent_CHW)
 
     def bare() -> None:

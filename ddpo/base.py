@@ -14,22 +14,38 @@ from ddpo.errors import BaseModelError
 from ddpo.source import ROOT
 
 BUILT_IN = {"menagerie": ROOT / "menagerie" / "model"}
-PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-WEIGHTS = ("unet", "vae", "text_encoder")
+SDXL = "StableDiffusionXLPipeline"
+TEXT_PARTS = {  # by kind of pipeline, the (tokenizer, text encoder) folders
+    "StableDiffusionPipeline": (("tokenizer", "text_encoder"),),
+    SDXL: (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")),
+}
+WITH_WEIGHTS = ("unet", "vae", "text_encoder", "text_encoder_2")
+WANTED = [  # of a hub repository, which may hold the same weights in five formats
+    "model_index.json", "README.md", "scheduler/*.json", "tokenizer*/*.json", "tokenizer*/*.txt",
+    *(f"{part}/{pattern}" for part in WITH_WEIGHTS for pattern in ("*.json", "*.safetensors")),
+]
+UNWANTED = ["*.fp16.*", "*non_ema*"]
 
 
 @dataclass(frozen=True)
 class BaseModel:
     """A Stable Diffusion folder that can be trained.
 
-    latent_CHW: shape of x_t; prediction: what the UNet predicts, "epsilon" or "v_prediction"
+    pipeline:      diffusers' class, a key of TEXT_PARTS
+    latent_CHW:    shape of x_t
+    prediction:    what the UNet predicts, "epsilon" or "v_prediction"
+    zero_null:     the empty prompt of guidance is zeros and not the embedding of "" (SDXL)
+    vae_overflows: the autoencoder gives NaN in fp16 (SDXL)
     """
 
     name: str
     folder: Path
+    pipeline: str
     latent_CHW: tuple[int, int, int]
     image_size: int
     prediction: str
+    zero_null: bool
+    vae_overflows: bool
 
     @property
     def latent_size(self) -> int:
@@ -47,13 +63,15 @@ def find(name: str) -> BaseModel:
     scheduler = _json(folder, "scheduler/scheduler_config.json", name)
     _check_prediction(scheduler, name)
     _check_kind(index, name)
-    _check_weights(folder, name)
-    unet, vae, _ = (_json(folder, f"{part}/config.json", name) for part in WEIGHTS)
-    return _describe(name, folder, unet, vae, scheduler)
+    parts = ["unet", "vae", *(encoder for _, encoder in TEXT_PARTS[index["_class_name"]])]
+    _check_weights(folder, name, parts)
+    unet, vae, *_ = (_json(folder, f"{part}/config.json", name) for part in parts)
+    _check_unet(unet, vae, index, name)
+    return _describe(name, folder, index, unet, vae, scheduler.get("prediction_type", "epsilon"))
 
 
 def _describe(
-    name: str, folder: Path, unet: dict[str, Any], vae: dict[str, Any], scheduler: dict[str, Any]
+    name: str, folder: Path, index: dict[str, Any], unet: dict[str, Any], vae: dict[str, Any], prediction: str
 ) -> BaseModel:
     try:
         side, channels = int(unet["sample_size"]), int(unet["in_channels"])
@@ -63,8 +81,12 @@ def _describe(
             f"policy.base: the size of {name}'s images cannot be read ({type(error).__name__}: {error}): unet/"
             "config.json needs whole numbers sample_size and in_channels, vae/config.json needs block_out_channels."
         ) from None
-    prediction = scheduler.get("prediction_type", "epsilon")
-    return BaseModel(name, folder, (channels, side, side), side * factor, prediction)
+    is_xl = index["_class_name"] == SDXL
+    return BaseModel(
+        name, folder, index["_class_name"], (channels, side, side), side * factor, prediction,
+        zero_null=is_xl and index.get("force_zeros_for_empty_prompt", True),
+        vae_overflows=is_xl and vae.get("force_upcast", True),
+    )
 
 
 def _download(name: str) -> Path:
@@ -75,10 +97,8 @@ def _download(name: str) -> Path:
         )
     from huggingface_hub import snapshot_download
 
-    wanted = [pattern for part in PARTS for pattern in (f"{part}/*.json", f"{part}/*.txt")]
-    wanted += [f"{part}/*.safetensors" for part in WEIGHTS] + ["model_index.json"]
     try:
-        return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=["*.fp16.*", "*non_ema*"]))
+        return Path(snapshot_download(name, allow_patterns=WANTED, ignore_patterns=UNWANTED))
     except Exception as error:  # the hub's client raises many kinds; all mean that the model cannot be had
         raise BaseModelError(
             f"policy.base: {name!r} is no folder here, and the hub did not give it ({type(error).__name__}: "
@@ -92,7 +112,8 @@ def _json(folder: Path, file: str, name: str) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         raise BaseModelError(
             f"policy.base: {name} is not a diffusers model: {folder / file} is missing. A model folder holds "
-            f"model_index.json and {', '.join(PARTS)}; convert single-file checkpoints with diffusers first."
+            "model_index.json, unet, vae, text_encoder, tokenizer and scheduler (SDXL: text_encoder_2 and tokenizer_2 "
+            "too); convert single-file checkpoints with diffusers first."
         ) from None
     except (OSError, ValueError) as error:
         raise BaseModelError(f"policy.base: {folder / file} cannot be read: {error}.") from None
@@ -104,9 +125,32 @@ def _json(folder: Path, file: str, name: str) -> dict[str, Any]:
 
 def _check_kind(index: dict[str, Any], name: str) -> None:
     kind = index.get("_class_name", "unknown")
-    if kind != "StableDiffusionPipeline":
+    if index.get("requires_aesthetics_score"):
         raise BaseModelError(
-            f"policy.base: {name} is a {kind}; this version trains StableDiffusionPipeline (SD 1.x, 2.x) only."
+            f"policy.base: {name} is SDXL's refiner, which paints over a picture that another model began; it has no "
+            'chain from noise of its own. Train the base model, "stabilityai/stable-diffusion-xl-base-1.0".'
+        )
+    if kind not in TEXT_PARTS:
+        raise BaseModelError(
+            f"policy.base: {name} is a {kind}; this version trains {' and '.join(TEXT_PARTS)}, that is text-to-image "
+            "models of Stable Diffusion 1.x, 2.x and XL. Of an inpainting or editing model, give the text-to-image "
+            "model that it was made from."
+        )
+
+
+def _check_unet(unet: dict[str, Any], vae: dict[str, Any], index: dict[str, Any], name: str) -> None:
+    takes, latent = unet.get("in_channels"), vae.get("latent_channels", 4)
+    if isinstance(takes, int) and takes != latent:
+        raise BaseModelError(
+            f"policy.base: the UNet of {name} takes {takes} channels and a latent has {latent}: it is an inpainting or "
+            "editing model, which needs a picture besides the prompt. Give the text-to-image model that it was made "
+            "from."
+        )
+    if (unet.get("addition_embed_type") == "text_time") != (index["_class_name"] == SDXL):
+        raise BaseModelError(
+            f"policy.base: model_index.json says that {name} is a {index['_class_name']}, but its UNet has "
+            f'addition_embed_type = {unet.get("addition_embed_type")!r} (SDXL\'s has "text_time"): these are parts of '
+            "two models. Download it again, or save_pretrained() it from one pipeline."
         )
 
 
@@ -116,8 +160,13 @@ def _check_prediction(scheduler: dict[str, Any], name: str) -> None:
         raise BaseModelError(
             f"policy.base: {name} is a flow-matching model (its scheduler is {kind}, prediction type: flow). DDPO's "
             "policy is the DDIM step of a model that predicts epsilon or v; a flow model under it draws noise, and its "
-            "log-probs mean nothing. Use a Stable Diffusion 1.x or 2.x model, or a flow-matching trainer such as "
+            "log-probs mean nothing. Use a Stable Diffusion 1.x, 2.x or XL model, or a flow-matching trainer such as "
             "flow_grpo."
+        )
+    if kind.startswith("EDM"):
+        raise BaseModelError(
+            f"policy.base: {name} has an {kind}: its UNet sees latents scaled as in EDM, and a DDIM step on them draws "
+            "noise. Use a Stable Diffusion 1.x, 2.x or XL model with the usual schedule."
         )
     if prediction not in ("epsilon", "v_prediction"):
         raise BaseModelError(
@@ -126,8 +175,8 @@ def _check_prediction(scheduler: dict[str, Any], name: str) -> None:
         )
 
 
-def _check_weights(folder: Path, name: str) -> None:
-    missing = [part for part in WEIGHTS if not any((folder / part).glob("*model.safetensors*"))]  # one, or an index
+def _check_weights(folder: Path, name: str, parts: list[str]) -> None:
+    missing = [part for part in parts if not any((folder / part).glob("*model.safetensors*"))]  # one, or an index
     if not missing:
         return
     reason = "The folder is not complete"

@@ -26,7 +26,7 @@ def knob(default: Any, meaning: str, low: float | None = None, above: float | No
 class PolicyConfig:
     """[policy]: the model, how it denoises, and which of its weights learn."""
 
-    base: str = knob("menagerie", "folder or hub name of a Stable Diffusion 1.x or 2.x model, or `menagerie`")
+    base: str = knob("menagerie", "folder or hub name of a Stable Diffusion 1.x, 2.x or XL model, or `menagerie`")
     steps: int = knob(50, "denoising steps T", low=2, high=1000)
     guidance: float = knob(5.0, "classifier-free guidance weight w; 1 turns guidance off", low=1)
     eta: float = knob(1.0, "DDIM noise; 1 is ancestral sampling, 0 has no probabilities", above=0, high=1)

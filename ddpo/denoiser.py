@@ -1,7 +1,7 @@
 """The UNet as a policy: frozen base, trainable part, guidance, schedule. The same code samples and learns.
 
-Consumes latents, timesteps and embeddings; produces `Gaussian`s, and its trainable weights by name.
-Shape letters: B rows, C H W latent, L text tokens, D text width.
+Consumes latents, timesteps and conditions; produces `Gaussian`s, and its trainable weights by name.
+Shape letters: B rows, C H W latent, P width of the pooled text.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ddpo.base import BaseModel
+from ddpo.condition import Condition
 from ddpo.config import PolicyConfig
 from ddpo.errors import BaseModelError, DeliveryError, InputError
 from ddpo.mdp import Gaussian, Schedule, denoise, guide, noised, schedule, training_abar
@@ -46,37 +47,38 @@ class Denoiser:
         self.schedule: Schedule = schedule(facts, config.steps, config.eta).to(self.device)
         self.abar_N = training_abar(facts).to(self.device)
         self.unet = _load_unet(base, config).to(self.device)
+        self.size_6 = torch.tensor(_size_conditioning(base.image_size), device=self.device)
         _make_trainable(self.unet, config, seed)
         self.trainable: dict[str, torch.nn.Parameter] = {
             name: weight for name, weight in self.unet.named_parameters() if weight.requires_grad
         }
 
-    def step(self, x_BCHW: Tensor, index_B: Tensor, text_BLD: Tensor, null_BLD: Tensor) -> Gaussian:
+    def step(self, x_BCHW: Tensor, index_B: Tensor, c: Condition, null: Condition) -> Gaussian:
         """The policy at rows of any timesteps; index_B counts from the noisiest step."""
-        output = self.output(x_BCHW, self.schedule.timesteps_T[index_B], text_BLD, null_BLD)
+        output = self.output(x_BCHW, self.schedule.timesteps_T[index_B], c, null)
         return denoise(self.schedule, output, x_BCHW, index_B)
 
-    def output(self, x_BCHW: Tensor, timestep_B: Tensor, text_BLD: Tensor, null_BLD: Tensor) -> Tensor:
+    def output(self, x_BCHW: Tensor, timestep_B: Tensor, c: Condition, null: Condition) -> Tensor:
         """What the UNet says under guidance, at any training timesteps."""
         if self.config.guidance == 1.0:
-            return self._predict(x_BCHW, timestep_B, text_BLD)
-        pair = self._predict(x_BCHW.repeat(2, 1, 1, 1), timestep_B.repeat(2), torch.cat([null_BLD, text_BLD]))
-        null, text = pair.float().chunk(2)
-        return guide(null, text, self.config.guidance)
+            return self._predict(x_BCHW, timestep_B, c)
+        pair_BCHW = self._predict(x_BCHW.repeat(2, 1, 1, 1), timestep_B.repeat(2), null.then(c))
+        without_BCHW, with_BCHW = pair_BCHW.float().chunk(2)
+        return guide(without_BCHW, with_BCHW, self.config.guidance)
 
     def denoising_loss(
-        self, x0_BCHW: Tensor, timestep_B: Tensor, noise_BCHW: Tensor, text_BLD: Tensor, null_BLD: Tensor
+        self, x0_BCHW: Tensor, timestep_B: Tensor, noise_BCHW: Tensor, c: Condition, null: Condition
     ) -> Tensor:
         """|target - output|^2 at x_t, mean over the latent's dimensions, (B,) (Ho et al. 2020, equation 14)."""
         x_BCHW, target = noised(self.abar_N[timestep_B], x0_BCHW, noise_BCHW, self.schedule.prediction)
-        output = self.output(x_BCHW, timestep_B, text_BLD, null_BLD)
+        output = self.output(x_BCHW, timestep_B, c, null)
         return (output.float() - target).square().mean(dim=(1, 2, 3))
 
     @torch.no_grad()
-    def base_step(self, x_BCHW: Tensor, index_B: Tensor, text_BLD: Tensor, null_BLD: Tensor) -> Gaussian:
+    def base_step(self, x_BCHW: Tensor, index_B: Tensor, c: Condition, null: Condition) -> Gaussian:
         """p_base at the same rows: LoRA is switched off for it, no second model is needed."""
         with self.as_base():
-            return self.step(x_BCHW, index_B, text_BLD, null_BLD)
+            return self.step(x_BCHW, index_B, c, null)
 
     @contextmanager
     def as_base(self) -> Iterator[None]:
@@ -87,10 +89,19 @@ class Denoiser:
         finally:
             self.unet.enable_adapters()
 
-    def _predict(self, x_BCHW: Tensor, timestep_B: Tensor, text_BLD: Tensor) -> Tensor:
+    def _predict(self, x_BCHW: Tensor, timestep_B: Tensor, c: Condition) -> Tensor:
         dtype = self.unet.dtype
+        added = self._added(c.pooled_BP.to(dtype))
         with self._autocast():
-            return self.unet(x_BCHW.to(dtype), timestep_B, text_BLD.to(dtype), return_dict=False)[0]
+            return self.unet(
+                x_BCHW.to(dtype), timestep_B, c.text_BLD.to(dtype), added_cond_kwargs=added, return_dict=False
+            )[0]
+
+    def _added(self, pooled_BP: Tensor) -> dict[str, Tensor]:
+        """What SDXL's UNet is told besides the tokens: the text as a whole, the image's size (Podell et al. 2023)."""
+        if self.unet.config.addition_embed_type != "text_time":
+            return {}
+        return {"text_embeds": pooled_BP, "time_ids": self.size_6.expand(len(pooled_BP), -1)}
 
     def _autocast(self) -> AbstractContextManager[Any]:
         """Fully trained weights are fp32 and cast for each operation; LoRA's base is stored in its dtype."""
@@ -123,6 +134,11 @@ def _scheduler_config(base: BaseModel) -> dict[str, Any]:
 
     loaded: Any = DDIMScheduler.load_config(str(base.folder), subfolder="scheduler")
     return dict(loaded)
+
+
+def _size_conditioning(side: int) -> list[float]:
+    """Original height and width, crop's top and left, target height and width: a whole picture of the model's size."""
+    return [float(number) for number in (side, side, 0, 0, side, side)]
 
 
 def _load_unet(base: BaseModel, config: PolicyConfig) -> Any:

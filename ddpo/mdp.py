@@ -71,21 +71,41 @@ def schedule(config: Mapping[str, Any], steps: int, eta: float) -> Schedule:
 
     sigma_t^2 = eta^2 (1 - abar_prev) / (1 - abar_t) (1 - abar_t / abar_prev)    (DDIM, equation 16)
 
-    Raises InputError where eta is 0, or where no step has noise: a deterministic step has no probability.
+    Raises InputError where eta is 0, or where no step has noise: a deterministic step has no probability; and where
+    the steps are not the model's.
     """
     if eta <= 0:
         raise InputError("policy.eta is 0: every step has sigma = 0, hence no log-prob to learn from. Write eta = 1.")
     ddim: Any = DDIMScheduler.from_config({**config, "clip_sample": False, "thresholding": False})
     ddim.set_timesteps(steps)
     timesteps, abar = torch.as_tensor(ddim.timesteps), ddim.alphas_cumprod
+    _check_timesteps(timesteps, steps, ddim.config)
     previous = timesteps - ddim.config["num_train_timesteps"] // steps
     alpha = abar[timesteps]
+    if ddim.config["prediction_type"] == "epsilon" and bool((alpha == 0).any()):
+        raise InputError(
+            f"policy.base: its schedule begins at pure noise (abar = 0 at timestep {int(timesteps[0])}), where epsilon "
+            "says nothing of x_0, so that the step would divide by 0. A model with rescale_betas_zero_snr has to "
+            "predict v: set prediction_type or rescale_betas_zero_snr in its scheduler_config.json to what it was "
+            "trained with."
+        )
     alpha_prev = torch.where(previous >= 0, abar[previous.clamp(min=0)], ddim.final_alpha_cumprod)
     variance = (1 - alpha_prev) / (1 - alpha) * (1 - alpha / alpha_prev)
     sigma = eta * variance.clamp(min=0).sqrt()
     if not bool((sigma > 0).any()):
         raise InputError(f"none of the {steps} steps of this schedule has noise (sigma = 0); it cannot be trained.")
     return Schedule(timesteps, alpha, alpha_prev, sigma, ddim.config["prediction_type"])
+
+
+def _check_timesteps(timesteps_T: Tensor, steps: int, config: Mapping[str, Any]) -> None:
+    """For some numbers of steps diffusers rounds itself out of the training schedule."""
+    known = config["num_train_timesteps"]
+    if len(timesteps_T) != steps or not 0 <= int(timesteps_T.min()) <= int(timesteps_T.max()) < known:
+        raise InputError(
+            f"policy.steps = {steps}: under this model's schedule (timestep_spacing \"{config['timestep_spacing']}\") "
+            f"that is {len(timesteps_T)} timesteps from {int(timesteps_T[0])} to {int(timesteps_T[-1])}, and the model "
+            f"knows 0 to {known - 1} only. Write policy.steps = {steps - 1}."
+        )
 
 
 def denoise(plan: Schedule, output_BCHW: Tensor, x_BCHW: Tensor, index_B: Tensor) -> Gaussian:

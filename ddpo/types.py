@@ -1,7 +1,7 @@
 """What travels on the edges of the system: one frozen dataclass per edge, numpy only.
 
 Shape letters: B images of a chunk or batch, T denoising steps, S = T + 1 states, C H W latent channels, height and
-width, L text tokens, D text width, Y X pixels.
+width, L text tokens, D text width, P width of SDXL's pooled text (0 for SD 1 and 2), Y X pixels.
 
 Arrays are numpy, so that Ray hands them over without a copy and the driver needs no torch.
 """
@@ -63,6 +63,7 @@ class Trajectory:
     states_BSCHW:    x_T ... x_0, float32; states[:, i] is before step i and states[:, i + 1] after it
     log_probs_BT:    log p_old(x_{t-1} | x_t, c), mean over the latent's dimensions, float32
     text_BLD:        prompt embeddings, float32; null_LD is the empty prompt's, for guidance
+    pooled_BP:       embeddings of the whole prompts, float32; null_pooled_P is the empty prompt's
     """
 
     ids: tuple[int, ...]
@@ -73,6 +74,8 @@ class Trajectory:
     log_probs_BT: NDArray[np.float32]
     text_BLD: NDArray[np.float32]
     null_LD: NDArray[np.float32]
+    pooled_BP: NDArray[np.float32]
+    null_pooled_P: NDArray[np.float32]
 
 
 @dataclass(frozen=True)

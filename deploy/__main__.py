@@ -25,6 +25,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
     _add_sample(commands)
+    _add_publish(commands)
     _add_compare(commands)
     commands.add_parser("recipes", help="list the recipes that ship with the program")
     return parser
@@ -52,6 +53,14 @@ def _add_sample(commands: argparse._SubParsersAction) -> None:
     sample.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="of the first image (0)")
     sample.add_argument("--count", type=_whole(1), default=1, metavar="N", help="images per prompt (1)")
     sample.add_argument("--steps", type=_whole(1), default=None, metavar="N", help="denoising steps (those of the run)")
+
+
+def _add_publish(commands: argparse._SubParsersAction) -> None:
+    publish = commands.add_parser("publish", help="make a folder to give away: weights, card, pictures; and upload it")
+    publish.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a checkpoint, or a run folder's newest")
+    publish.add_argument("--out", type=Path, metavar="FOLDER", help="where to (published/NAME-STEP)")
+    publish.add_argument("--push-to-hub", default="", metavar="OWNER/NAME", help="upload it, for you alone to read")
+    publish.add_argument("--public", action="store_true", help="... for everybody to read")
 
 
 def _add_compare(commands: argparse._SubParsersAction) -> None:
@@ -102,6 +111,13 @@ def _sample(options: argparse.Namespace) -> None:
         print(path)
 
 
+def _publish(options: argparse.Namespace) -> None:
+    from deploy.publish import publish
+
+    for line in publish(options.checkpoint, options.out, options.push_to_hub, options.public):
+        print(line)
+
+
 def _compare(options: argparse.Namespace) -> None:
     from deploy.compare import compare
 
@@ -147,7 +163,10 @@ def _run(options: argparse.Namespace) -> int:
         os.environ.setdefault(name, value)
     try:
         check_root()
-        {"train": _train, "sample": _sample, "compare": _compare, "recipes": _recipes}[options.command](options)
+        commands = {
+            "train": _train, "sample": _sample, "publish": _publish, "compare": _compare, "recipes": _recipes,
+        }
+        commands[options.command](options)
     except Interrupted as error:
         return _end(str(error), 130)
     except (KeyboardInterrupt, SystemExit):  # while Ray starts, SIGTERM raises the latter

@@ -17,6 +17,8 @@ from ddpo.types import Prompt, Prompts
 from rewards.locate import check
 from rewards.pool import sources
 
+PAPER_NATS = 1e-4 * 4 * 64 * 64  # clip range of Black et al. 2023 on Stable Diffusion's latent, in joint log-prob
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -38,7 +40,7 @@ def prepare(run: Run) -> Prepared:
     _attempt(lambda: check(run), problems)
     shown = _shown(run, prompts or [])
     if base and prompts:
-        _attempt(lambda: _check_lengths(base, [prompt.text for prompt in [*prompts, *shown]]), problems)
+        _attempt(lambda: _check_lengths([prompt.text for prompt in [*prompts, *shown]], base), problems)
     if problems or base is None or prompts is None or rewards is None:
         raise InputError("\n".join(problems))
     return Prepared(run, base, prompts, fixed(shown, run.images.seed), rewards)
@@ -58,10 +60,10 @@ def _shown(run: Run, prompts: list[Prompt]) -> list[Prompt]:
     return [known.get(text, Prompt(text, {})) for text in run.images.prompts] or prompts[: run.images.count]
 
 
-def _check_lengths(base: BaseModel, prompts: list[str]) -> None:
-    from actors.text import check_lengths, load_tokenizer
+def _check_lengths(prompts: list[str], base: BaseModel) -> None:
+    from actors.text import check_lengths
 
-    check_lengths(prompts, load_tokenizer(base))
+    check_lengths(prompts, base)
 
 
 def arithmetic(prepared: Prepared) -> list[tuple[str, str]]:
@@ -83,12 +85,34 @@ def arithmetic(prepared: Prepared) -> list[tuple[str, str]]:
         ("updates", f"{updates} a step, {updates * run.steps:,} in all, each over {run.learner.minibatch} images x "
                     f"{trained} timesteps = {pairs:,} pairs in {-(-pairs // run.learner.micro_batch)} micro-batches"),
         ("learning", f"{images * trained * passes * run.learner.inner_epochs:,} UNet forwards and backwards a step"),
-        ("clip", f"{run.learner.clip:g} in mean log-prob is {run.learner.clip * base.latent_size:.3g} nats of the "
-                 f"joint log-prob over {base.latent_size:,} dimensions"),
+        ("clip", clip(prepared)),
         ("trajectories", f"{chain / 1e6:.3g} MB an image, {chain * images * (run.lag + 1) / 1e6:.4g} MB in flight"),
         ("processes", f"{run.actors.count} samplers, {sum(r.workers for r in run.rewards.values())} reward workers, "
                       f"1 learner; batches are trained {run.lag} updates late"),
     ]
+
+
+def clip(prepared: Prepared) -> str:
+    """What learner.clip amounts to on this model's latent."""
+    value, size = prepared.run.learner.clip, prepared.base.latent_size
+    nats = value * size
+    return (
+        f"{value:g} in mean log-prob is {nats:.3g} nats of the joint log-prob over {size:,} dimensions, "
+        f"{nats / PAPER_NATS:.2g} times the paper's"
+    )
+
+
+def clip_note(prepared: Prepared) -> str:
+    """What to know where the clip range is far from the paper's; empty where it is near, or nothing is clipped."""
+    run, size = prepared.run, prepared.base.latent_size
+    times = run.learner.clip * size / PAPER_NATS
+    if run.learner.algorithm != "ddpo-is" or 1 / 2 <= times <= 2:
+        return ""
+    return (
+        f"learner.clip = {clip(prepared)}. The clip range is tied to the latent's size: too wide, and updates leave "
+        "the policy that drew the images; too narrow, and most pairs teach nothing. The paper's on this model would be "
+        f"{PAPER_NATS / size:.2g}."
+    )
 
 
 def render(prepared: Prepared) -> str:

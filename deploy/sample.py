@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ddpo.base import BaseModel, find
+from ddpo.base import SDXL, BaseModel, find
 from ddpo.config import Run
 from ddpo.errors import BaseModelError, CheckpointError, InputError
 from ddpo.runfile import parse
@@ -16,15 +16,20 @@ from deploy.folder import write
 from deploy.train import latest_checkpoint
 from learner import checkpoint
 
+WITHOUT = {  # what a pipeline would do to the picture after the model
+    "StableDiffusionPipeline": {"safety_checker": None},
+    SDXL: {"add_watermarker": False},
+}
+
 
 def sample(path: Path, prompts: list[str], out: Path, seed: int, count: int, steps: int | None) -> list[Path]:
     """Draw `count` images of every prompt and return the files; the DDIM settings are those of the run."""
-    from actors.text import check_lengths, load_tokenizer
+    from actors.text import check_lengths
 
     folder = latest_checkpoint(path)
     run = _run(folder)
     base = find(run.policy.base)
-    check_lengths(prompts, load_tokenizer(base))
+    check_lengths(prompts, base)
     _make(out)
     pipe = _pipeline(folder, run, base)
     return [
@@ -47,8 +52,9 @@ def _make(out: Path) -> None:
 
 
 def _pipeline(folder: Path, run: Run, base: BaseModel) -> Any:
+    import diffusers
     import torch
-    from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from diffusers import DDIMScheduler, UNet2DConditionModel
     from diffusers.utils.logging import disable_progress_bar
 
     from ddpo.denoiser import device
@@ -56,7 +62,9 @@ def _pipeline(folder: Path, run: Run, base: BaseModel) -> Any:
 
     disable_progress_bar()
     try:
-        pipe = StableDiffusionPipeline.from_pretrained(base.folder, safety_checker=None, use_safetensors=True)
+        pipe = getattr(diffusers, base.pipeline).from_pretrained(
+            base.folder, use_safetensors=True, **WITHOUT[base.pipeline]
+        )
     except (OSError, ValueError, RuntimeError) as error:
         raise BaseModelError(f"policy.base: {base.name} cannot be loaded: {error}") from error
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)

@@ -27,7 +27,7 @@ from deploy.folder import RunFolder, choose, guarded, write
 from deploy.gallery import Gallery
 from deploy.interrupt import Stop, stoppable
 from deploy.log import Progress, Wandb, answers, record
-from deploy.prepare import Prepared
+from deploy.prepare import Prepared, clip, clip_note
 from deploy.report import write_report
 from learner import checkpoint
 from learner.checkpoint import Checkpoint
@@ -40,9 +40,11 @@ def train(prepared: Prepared, runs: Path, resume: str | None, in_process: bool) 
     _announce(folder, prepared.run, saved)
     if _finished(folder, prepared.run, saved):
         return folder
+    if note := clip_note(prepared):
+        print(f"Note: {note}", file=sys.stderr, flush=True)
     with stoppable() as stop, folder.claimed():
         try:
-            folder.create(prepared.run, facts(in_process))
+            folder.create(prepared.run, facts(in_process) | {"clip": clip(prepared)})
             _run(prepared, folder, saved, in_process, stop)
         except KeyboardInterrupt:
             raise Interrupted(_left(folder)) from None

@@ -3,7 +3,7 @@
 Consumes trajectories, advantages and which images count; produces a `Report` and the next `Policy`; waits for nothing.
 A plain class; the group makes it a Ray actor or calls it in this process.
 
-Shape letters: B images of the batch, T denoising steps, S = T + 1 states, C H W latent, L D text, P pairs.
+Shape letters: B images of the batch, T denoising steps, S = T + 1 states, C H W latent, P pairs.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ddpo.base import BaseModel
+from ddpo.condition import Condition
 from ddpo.config import Run, trained_timesteps, window
 from ddpo.denoiser import Denoiser
 from ddpo.errors import DdpoError, DeliveryError, InputError
@@ -103,13 +104,14 @@ class Learner:
         if any(not np.array_equal(trajectory.timesteps_T, timesteps) for trajectory in trajectories):
             raise DeliveryError("a trajectory was drawn on other timesteps than the learner's; its log-probs are no "
                                 "ratio's denominator. Sampler and learner must read the same scheduler config.")
-        states, log_probs, text = (
+        states, log_probs, text, pooled = (
             torch.from_numpy(np.concatenate([getattr(trajectory, name) for trajectory in trajectories]))
-            for name in ("states_BSCHW", "log_probs_BT", "text_BLD")
+            for name in ("states_BSCHW", "log_probs_BT", "text_BLD", "pooled_BP")
         )
         limit = np.inf if self.regression else self.run.advantage.clip
         clipped = torch.tensor(advantages_B.clip(-limit, limit), dtype=torch.float32)
-        return Batch(states, log_probs, text, torch.tensor(trajectories[0].null_LD), clipped)
+        null = (torch.tensor(part)[None] for part in (trajectories[0].null_LD, trajectories[0].null_pooled_P))
+        return Batch(states, log_probs, Condition(text, pooled), Condition(*null), clipped)
 
     def _minibatches(self, epoch: int, kept_B: NDArray[np.bool_]) -> Iterator[NDArray[np.int64]]:
         """Pairs (image, step index) of each minibatch, shape (P, 2); all its trained timesteps, image by image.

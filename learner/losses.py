@@ -1,7 +1,7 @@
 """The loss of a micro-batch of (image, timestep) pairs: DDPO's, or reward-weighted regression's.
 
 Consumes a `Batch` and pairs, produces `Terms`; waits for nothing.
-Shape letters as in learner.learner: B images, S = T + 1 states, C H W latent, L D text, P pairs.
+Shape letters as in learner.learner: B images, S = T + 1 states, C H W latent, P pairs.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ddpo.condition import Condition
 from ddpo.config import LearnerConfig
 from ddpo.denoiser import Denoiser
 from ddpo.objective import OBJECTIVES
@@ -20,14 +21,19 @@ from ddpo.objective import OBJECTIVES
 class Batch:
     """All trajectories of a step side by side, in the host's memory; micro-batches go to the device.
 
+    c, null:  the images' prompts, and the empty prompt in one row
     factor_B: what the loss of an image is multiplied by, its advantage or RWR's weight
     """
 
     states_BSCHW: Tensor
     log_probs_BT: Tensor
-    text_BLD: Tensor
-    null_LD: Tensor
+    c: Condition
+    null: Condition
     factor_B: Tensor
+
+    def conditions(self, image_P: Tensor, device: torch.device) -> tuple[Condition, Condition]:
+        """The prompt of every pair, and as many empty ones, on the device."""
+        return self.c.rows(image_P).to(device), self.null.to(device).expand(len(image_P))
 
 
 @dataclass(frozen=True)
@@ -43,8 +49,8 @@ class Terms:
 def policy_gradient(denoiser: Denoiser, options: LearnerConfig, batch: Batch, pairs_P2: Tensor) -> Terms:
     """DDPO's objective plus kl times KL(p_theta || p_base), at steps of the images' own chains; pairs (image, step)."""
     device, (image_P, index_P) = denoiser.device, pairs_P2.unbind(1)
-    x_PCHW, text_PLD = batch.states_BSCHW[image_P, index_P].to(device), batch.text_BLD[image_P].to(device)
-    given = x_PCHW, index_P.to(device), text_PLD, batch.null_LD.to(device).expand_as(text_PLD)
+    x_PCHW = batch.states_BSCHW[image_P, index_P].to(device)
+    given = x_PCHW, index_P.to(device), *batch.conditions(image_P, device)
     gaussian = denoiser.step(*given)
     log_prob_P = gaussian.log_prob(batch.states_BSCHW[image_P, index_P + 1].to(device))
     old_P, factor_P = batch.log_probs_BT[image_P, index_P].to(device), batch.factor_B[image_P].to(device)
@@ -59,11 +65,10 @@ def policy_gradient(denoiser: Denoiser, options: LearnerConfig, batch: Batch, pa
 def regression(denoiser: Denoiser, batch: Batch, pairs_P2: Tensor, seed: int) -> Terms:
     """w |eps - eps_theta(x_t)|^2 with fresh noise (Black et al. 2023, equation 4); pairs (image, training timestep)."""
     device, (image_P, timestep_P) = denoiser.device, pairs_P2.unbind(1)
-    x0_PCHW, text_PLD = batch.states_BSCHW[image_P, -1], batch.text_BLD[image_P].to(device)
+    x0_PCHW = batch.states_BSCHW[image_P, -1]
     noise_PCHW = torch.randn(x0_PCHW.shape, generator=torch.Generator().manual_seed(seed))
     error_P = denoiser.denoising_loss(
-        x0_PCHW.to(device), timestep_P.to(device), noise_PCHW.to(device), text_PLD,
-        batch.null_LD.to(device).expand_as(text_PLD),
+        x0_PCHW.to(device), timestep_P.to(device), noise_PCHW.to(device), *batch.conditions(image_P, device)
     )
     none = torch.zeros_like(error_P)
     return Terms(batch.factor_B[image_P].to(device) * error_P, none, none, none + torch.nan)

@@ -24,6 +24,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.make(tmp_path_factory.mktemp("model") / "tiny")
 
 
+@pytest.fixture(scope="session")
+def architectures(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A folder of each architecture: "SD 1", "SD 2" (v-prediction) and "SDXL"."""
+    folder = tmp_path_factory.mktemp("architectures")
+    return {"SD 1": model, "SD 2": tiny.make_2(folder / "2"), "SDXL": tiny.make_xl(folder / "xl")}
+
+
 @pytest.fixture
 def make_run(model: Path) -> Callable[..., Run]:
     """make_run("lag=2", ...): a small run on the tiny model, changed by overrides."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import plain_diffusers
 import pytest
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from actors.prompts import Draw, fixed, plain, source
 from actors.sampler import Sampler
 from ddpo.base import find
+from ddpo.condition import Condition
 from ddpo.denoiser import Denoiser
 from ddpo.errors import DdpoError
 from ddpo.types import Trajectory
@@ -29,6 +30,7 @@ def test_a_chunk_has_every_state_and_fits_together(sampler_and_policy):
     assert images.pixels_BYX3.shape == (4, 16, 16, 3) and images.pixels_BYX3.dtype == np.uint8
     assert trajectory.states_BSCHW.shape == (4, 6, 4, 8, 8) and trajectory.log_probs_BT.shape == (4, 5)
     assert trajectory.text_BLD.shape == (4, 24, 16) and trajectory.null_LD.shape == (24, 16)
+    assert trajectory.pooled_BP.shape == (4, 0) and trajectory.null_pooled_P.shape == (0,)
     assert images.ids == trajectory.ids == receipt.ids
     assert (trajectory.version, trajectory.digest) == (0, policy.digest) == (receipt.version, receipt.digest)
 
@@ -56,9 +58,10 @@ def test_kl_to_the_base_is_measured_on_grids_and_where_the_reward_pays_for_it(ma
     np.testing.assert_allclose(receipt.kl_B, by_hand, rtol=1e-5)
 
 
-def texts(trajectory: Trajectory) -> tuple[torch.Tensor, torch.Tensor]:
-    text = torch.tensor(trajectory.text_BLD)
-    return text, torch.tensor(trajectory.null_LD).expand_as(text)
+def texts(trajectory: Trajectory) -> tuple[Condition, Condition]:
+    c = Condition(torch.tensor(trajectory.text_BLD), torch.tensor(trajectory.pooled_BP))
+    null = Condition(torch.tensor(trajectory.null_LD)[None], torch.tensor(trajectory.null_pooled_P)[None])
+    return c, null.expand(len(trajectory.ids))
 
 
 def test_the_same_call_gives_the_same_bits_and_seeds_are_per_image(sampler_and_policy):
@@ -78,21 +81,13 @@ def test_neighbours_in_a_chunk_do_not_matter(sampler_and_policy):
 
 
 def test_the_chain_is_plain_diffusers_with_the_same_noise(sampler_and_policy, model):
-    sampler, policy, _ = sampler_and_policy
+    sampler, policy, run = sampler_and_policy
     images, trajectory, _ = sampler.sample(fixed(plain(["a cat"]), 3), policy)
-    pipe = StableDiffusionPipeline.from_pretrained(model, safety_checker=None)
-    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
-    pipe.set_progress_bar_config(disable=True)
-    (seed,) = fixed(plain(["a cat"]), 3).seeds
-    noise = iter(torch.randn((6, 4, 8, 8), generator=torch.Generator().manual_seed(seed)))
-    step = pipe.scheduler.step
-    latents = next(noise)[None]
-    pipe.scheduler.step = lambda out, t, x, **_: step(
-        out, t, x, eta=1.0, variance_noise=next(noise)[None], return_dict=False
-    )
-    theirs = pipe("a cat", latents=latents, num_inference_steps=5, guidance_scale=5.0, eta=1.0, output_type="np").images
+    base = find(str(model))
+    pipe = plain_diffusers.pipeline(base)
+    theirs = plain_diffusers.draw(pipe, base, run.policy, "a cat", *fixed(plain(["a cat"]), 3).seeds)
     assert trajectory.timesteps_T.tolist() == pipe.scheduler.timesteps.tolist()
-    assert np.abs(images.pixels_BYX3 - (theirs * 255).round()).max() <= 1
+    assert np.abs(images.pixels_BYX3 - theirs).max() <= 1
 
 
 def test_weights_are_loaded_and_their_digest_is_read_from_the_module(sampler_and_policy):

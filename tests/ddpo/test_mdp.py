@@ -36,6 +36,42 @@ def test_every_step_is_diffusers_step(prediction, set_alpha_to_one, eta):
         torch.testing.assert_close(gaussian.sample(noise), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize(("prediction", "zero_snr"), [("epsilon", False), ("v_prediction", True)])
+@pytest.mark.parametrize("steps", [20, 30])  # 30 does not divide 1,000
+def test_every_spacing_is_diffusers_spacing(spacing, prediction, zero_snr, steps):
+    facts = config(prediction_type=prediction, timestep_spacing=spacing, rescale_betas_zero_snr=zero_snr)
+    plan, theirs = schedule(facts, steps, 1.0), DDIMScheduler.from_config({**facts, "clip_sample": False})
+    theirs.set_timesteps(steps)
+    assert plan.timesteps_T.tolist() == theirs.timesteps.tolist()
+    for index, timestep in enumerate(theirs.timesteps):
+        x, output, noise = torch.randn(3, 1, 4, 8, 8, generator=torch.Generator().manual_seed(index))
+        expected = theirs.step(output, timestep, x, eta=1.0, variance_noise=noise).prev_sample
+        if not torch.isfinite(expected).all():  # diffusers takes the root of 1 - abar_prev - sigma^2 = -6e-8
+            assert index == 0 and theirs.alphas_cumprod[timestep] == 0
+            expected = plan.alpha_prev_T[0].sqrt() * -output + plan.sigma_T[0] * noise
+        gaussian = denoise(plan, output, x, torch.tensor([index]))
+        torch.testing.assert_close(gaussian.sample(noise), expected, rtol=1e-5, atol=1e-6)
+    assert zero_snr == (float(theirs.alphas_cumprod[-1]) == 0.0)
+
+
+@pytest.mark.parametrize("spacing", ["trailing", "linspace"])
+def test_epsilon_at_pure_noise_is_refused_and_where_it_is_not_visited_it_is_not(spacing):
+    facts = config(rescale_betas_zero_snr=True)
+    assert torch.isfinite(schedule(facts, 20, 1.0).sigma_T).all()
+    with pytest.raises(InputError, match=r"abar = 0 at timestep 999.*has to predict v"):
+        schedule(facts | {"timestep_spacing": spacing}, 20, 1.0)
+
+
+@pytest.mark.parametrize(("spacing", "steps", "said"), [
+    ("trailing", 61, "is 62 timesteps from 999 to -1"), ("leading", 1000, "is 1000 timesteps from 1000 to 1"),
+])
+def test_steps_that_leave_the_training_schedule_are_refused(spacing, steps, said):
+    with pytest.raises(InputError, match=said):
+        schedule(config(timestep_spacing=spacing), steps, 1.0)
+    schedule(config(timestep_spacing=spacing), steps - 1, 1.0)
+
+
 @pytest.mark.parametrize("row", ["f32", "f64full"])
 def test_mean_std_and_log_prob_are_the_golden_ones(row):
     plan = schedule(config(), 20, 1.0)

@@ -79,8 +79,39 @@ def test_another_prediction_type(train, copy):
 
 
 def test_another_pipeline(train, copy):
+    change(copy / "model_index.json", _class_name="StableDiffusionInpaintPipeline")
+    said = refused(train, f"policy.base={copy}")
+    assert "is a StableDiffusionInpaintPipeline; this version trains" in said and "inpainting or editing model" in said
+
+
+def test_an_inpainting_unet_in_a_text_to_image_pipeline(train, copy):
+    change(copy / "unet" / "config.json", in_channels=9)
+    assert "takes 9 channels and a latent has 4: it is an inpainting" in refused(train, f"policy.base={copy}")
+
+
+def test_sdxls_refiner(train, copy):
+    change(copy / "model_index.json", _class_name="StableDiffusionXLImg2ImgPipeline", requires_aesthetics_score=True)
+    assert "is SDXL's refiner, which paints over a picture" in refused(train, f"policy.base={copy}")
+
+
+def test_parts_of_two_models(train, copy, architectures):
+    change(copy / "unet" / "config.json", addition_embed_type="text_time")
+    assert "addition_embed_type = 'text_time'" in refused(train, f"policy.base={copy}")
+    shutil.copytree(architectures["SDXL"] / "text_encoder_2", copy / "text_encoder_2")
     change(copy / "model_index.json", _class_name="StableDiffusionXLPipeline")
-    assert "is a StableDiffusionXLPipeline; this version trains" in refused(train, f"policy.base={copy}")
+    change(copy / "unet" / "config.json", addition_embed_type=None)
+    assert "these are parts of two models" in refused(train, f"policy.base={copy}")
+
+
+def test_sdxl_without_its_second_text_encoder(train, architectures, tmp_path):
+    folder = shutil.copytree(architectures["SDXL"], tmp_path / "xl")
+    shutil.rmtree(folder / "text_encoder_2")
+    assert "has no safetensors weights for text_encoder_2" in refused(train, f"policy.base={folder}")
+
+
+def test_an_edm_scheduler(train, copy):
+    change(copy / "scheduler" / "scheduler_config.json", _class_name="EDMDPMSolverMultistepScheduler")
+    assert "has an EDMDPMSolverMultistepScheduler" in refused(train, f"policy.base={copy}")
 
 
 @pytest.mark.parametrize(

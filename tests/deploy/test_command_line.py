@@ -56,7 +56,22 @@ def test_check_prints_the_run_and_its_arithmetic_and_starts_nothing(train, tmp_p
     assert "8 a step in 2 chunks of 4; 16 reward queries in 2 steps" in arithmetic
     assert "2 a step, 4 in all, each over 4 images x 5 timesteps = 20 pairs in 5 micro-batches" in arithmetic
     assert "latent 4x8x8 (256 dimensions), predicts epsilon" in arithmetic
+    assert "0.0001 in mean log-prob is 0.0256 nats of the joint log-prob over 256 dimensions, 0.016 times" in arithmetic
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("clip", "times"), [("1e-4", "0.016"), ("0.02", "3.1")])
+def test_a_run_says_what_its_clip_range_is_on_this_latent(train, clip, times):
+    answer = train("steps=1", f"learner.clip={clip}")
+    assert f"Note: learner.clip = {float(clip):g} in mean log-prob is" in answer.err
+    assert f"nats of the joint log-prob over 256 dimensions, {times} times the paper's. " in answer.err
+    assert "The paper's on this model would be 0.0064." in answer.err
+    assert f"# clip: {float(clip):g} in mean log-prob is" in Path("runs/small/report.html").read_text()
+
+
+@pytest.mark.parametrize("words", [("learner.clip=0.0064",), ("learner.algorithm=rwr",)])
+def test_a_usual_clip_range_or_none_is_nothing_to_speak_of(train, words):
+    assert "Note" not in train("steps=1", *words).err
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,13 @@ def test_each_tasks_own(name, prompts, steps, buffer, kind):
     assert [reward.kind for reward in run.rewards.values()] == [kind]
 
 
+@pytest.mark.parametrize(("name", "side"), [("compressibility-sd21", 96), ("compressibility-sdxl", 128)])
+def test_on_larger_latents_the_clip_range_is_the_papers_in_joint_log_prob(name, side):
+    paper, run = find("compressibility", []), find(name, [])
+    assert run.learner.clip * 4 * side**2 == pytest.approx(paper.learner.clip * 4 * 64**2, rel=0.02)
+    assert (run.learner.lr, run.prompts, run.steps) == (paper.learner.lr, paper.prompts, paper.steps)
+
+
 def test_alignment_asks_and_compares_as_the_paper():
     reward = find("alignment", []).rewards["alignment"]
     assert reward.question == "Answer concisely: what is going on in this image?" and reward.max_tokens == 64

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 from actors.prompts import Draw, source
 from actors.sampler import Sampler
 from ddpo.base import find
+from ddpo.condition import Condition
 from ddpo.config import Run
 from ddpo.errors import DeliveryError, InputError
 from ddpo.types import Trajectory
@@ -173,8 +174,9 @@ def test_kl_holds_the_policy_near_its_base(make_run):
 def _outputs(learner: Learner, base: bool = False) -> np.ndarray:
     x = torch.linspace(-1, 1, 256).reshape(1, 4, 8, 8)
     text = torch.ones(1, 24, learner.denoiser.unet.config["cross_attention_dim"])
+    c, null = (Condition(part, torch.zeros(1, 0)) for part in (text, 0 * text))
     with torch.no_grad(), learner.denoiser.as_base() if base else nullcontext():
-        return learner.denoiser.output(x, torch.tensor([500]), text, 0 * text).numpy()
+        return learner.denoiser.output(x, torch.tensor([500]), c, null).numpy()
 
 
 def test_rwr_regresses_on_the_images_with_weight_and_on_no_others(make_run):
