@@ -23,7 +23,7 @@ from rewards.clip import Clip
 from rewards.ratings import pixels
 
 BATCH = 32
-SAVE_EVERY = 200  # batches between writes: an interruption costs at most these
+SAVE_EVERY = 6_400  # images between writes: an interruption costs at most these; a multiple of BATCH
 
 
 class Embeddings:
@@ -35,15 +35,13 @@ class Embeddings:
         self.known = self._read()
 
     def embedded(self, files: Sequence[Path], say: Callable[[int], None]) -> dict[Path, Tensor]:
-        """Embeddings (D,) by file; `say` hears how many files are still to be embedded."""
+        """Embeddings (D,) by file; `say` hears now and then how many files are still to be embedded."""
         keys = {file: key(file) for file in files}
         fresh = [file for file in files if keys[file] not in self.known]
-        for number, at in enumerate(range(0, len(fresh), BATCH), 1):
+        for at in range(0, len(fresh), SAVE_EVERY):
             say(len(fresh) - at)
-            self._add(fresh[at : at + BATCH], keys)
-            if number % SAVE_EVERY == 0:
-                self._write()
-        if fresh:
+            for start in range(at, min(at + SAVE_EVERY, len(fresh)), BATCH):
+                self._add(fresh[start : start + BATCH], keys)
             self._write()
         return {file: self.known[keys[file]] for file in files if keys[file] in self.known}
 

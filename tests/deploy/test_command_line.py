@@ -17,7 +17,8 @@ HEAVY = {"torch", "ray", "diffusers", "transformers", "wandb"}
 
 
 def test_help_lists_and_mistakes_load_no_heavy_library(run_file):
-    commands = [["--help"], ["train", "--help"], ["recipes"], ["train", "demmo"], ["train", str(run_file), "lag=x"],
+    commands = [["--help"], ["train", "--help"], ["recipes"], ["train-aesthetic", "--help"], ["train", "demmo"],
+                ["train", str(run_file), "lag=x"],
                 ["train", str(run_file), "policy.base=/nowhere"]]
     code = (
         "import sys\nfrom deploy.__main__ import main\n"
@@ -28,7 +29,7 @@ def test_help_lists_and_mistakes_load_no_heavy_library(run_file):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     lines = done.stdout.splitlines()
-    assert [line for line in lines if line.startswith("code")] == ["code 0"] * 3 + ["code 2"] * 3
+    assert [line for line in lines if line.startswith("code")] == ["code 0"] * 4 + ["code 2"] * 3
     assert {line for line in lines if line.startswith("heavy")} == {"heavy []"}
     assert "train" in done.stdout and "sample" in done.stdout and "recipes" in done.stdout
 
@@ -42,9 +43,10 @@ def test_python_m_deploy_is_the_same_program():
 def test_recipes_are_listed_with_what_they_do(ddpo):
     answer = ddpo("recipes")
     assert answer.code == 0
-    listed = dict(line.split(maxsplit=1) for line in answer.out.splitlines())
-    assert {"demo", "compressibility", "incompressibility"} <= listed.keys()
-    assert all(len(text) > 20 for text in listed.values())
+    lines = answer.out.splitlines()
+    listed = {line.split()[0] for line in lines if not line.startswith(" ")}
+    assert {"demo", "compressibility", "incompressibility", "trl-aesthetic"} <= listed
+    assert sum(line.lstrip().startswith("needs: ") for line in lines) == len(listed)
 
 
 def test_check_prints_the_run_and_its_arithmetic_and_starts_nothing(train, tmp_path, model):

@@ -37,9 +37,9 @@ def llava(folder: Path, silent: bool = False) -> Path:
     return folder
 
 
-def clip(folder: Path, activation: str = "quick_gelu") -> Path:
-    """A CLIP of 32 pixels and 16 features."""
-    torch.manual_seed(4)
+def clip(folder: Path, activation: str = "quick_gelu", seed: int = 4, width: int = 16) -> Path:
+    """A CLIP of 32 pixels and `width` features."""
+    torch.manual_seed(seed)
     words = menagerie_tokenizer.build()
     part = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
             "hidden_act": activation}
@@ -47,7 +47,8 @@ def clip(folder: Path, activation: str = "quick_gelu") -> Path:
         "vocab_size": len(words), "max_position_embeddings": 24, "bos_token_id": words.bos_token_id,
         "eos_token_id": words.eos_token_id, "pad_token_id": words.pad_token_id,
     }
-    config = CLIPConfig(text_config=text, vision_config=part | {"image_size": 32, "patch_size": 8}, projection_dim=16)
+    vision = part | {"image_size": 32, "patch_size": 8}
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=width)
     CLIPModel(config).save_pretrained(folder)
     pictures = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     CLIPProcessor(image_processor=pictures, tokenizer=words).save_pretrained(folder)
