@@ -64,7 +64,7 @@ def _load(folder: str, config: str, dtype: torch.dtype) -> Any:
 
     path = Path(folder)
     inside = path.is_dir() and any((path / file).is_file() for file in OPEN_CLIP)
-    if not (inside or path.is_file() or folder == "xswu/HPSv2"):
+    if not (inside or path.is_file() or folder == PUBLISHED["hpsv2"]["model"]):
         return whole(CLIPModel, folder, dtype=dtype)
     model: Any = CLIPModel(CLIPConfig.from_pretrained(config))
     model.load_state_dict(renamed(tensors(find_file(folder, OPEN_CLIP))))
