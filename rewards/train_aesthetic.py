@@ -72,13 +72,14 @@ def train_head(ratings: Path, images: Path, model: str, out: Path, recipe: Recip
                skip: bool = False, say: Callable[[str], None] = print) -> Result:
     """Train a head and save it; raises InputError where ratings or images cannot be used (unless `skip` leaves out)."""
     rated = _present(read_ratings(ratings), images, skip, say)
+    _check(list(rated.values()), ratings)
     clip = Clip(model, "float32", device)
     store = Embeddings(clip, out / "embeddings.safetensors")
     rows = store.embedded([images / name for name in rated], lambda left: say(f"{left} images to embed"))
     _complain("no image", [name for name in rated if images / name not in rows], images, skip, say)
     names = [name for name in rated if images / name in rows]
     truth_N = np.array([rated[name] for name in names])
-    _check(truth_N, ratings)
+    _check(truth_N.tolist(), ratings)
     inputs_ND, parts = torch.stack([rows[images / name] for name in names]), split(names, recipe.seed)
     head, epoch = fit(inputs_ND, torch.tensor(truth_N, dtype=torch.float32), parts, recipe)
     held_out = measure(head, inputs_ND, truth_N, parts)
@@ -90,7 +91,8 @@ def train_head(ratings: Path, images: Path, model: str, out: Path, recipe: Recip
 def _present(rated: Mapping[str, float], images: Path, skip: bool, say: Callable[[str], None]) -> dict[str, float]:
     missing = [name for name in rated if not (images / name).is_file()]
     _complain("missing", missing, images, skip, say)
-    return {name: rating for name, rating in rated.items() if name not in set(missing)}
+    gone = set(missing)
+    return {name: rating for name, rating in rated.items() if name not in gone}
 
 
 def _complain(what: str, names: list[str], images: Path, skip: bool, say: Callable[[str], None]) -> None:
@@ -101,12 +103,12 @@ def _complain(what: str, names: list[str], images: Path, skip: bool, say: Callab
         say(f"Left out, {text}")
 
 
-def _check(truth_N: NDArray[np.float64], ratings: Path) -> None:
-    if len(truth_N) < FEWEST:
-        raise InputError(f"{ratings}: {len(truth_N)} rated images are too few to train on some and test on others; "
+def _check(rated: list[float], ratings: Path) -> None:
+    if len(rated) < FEWEST:
+        raise InputError(f"{ratings}: {len(rated)} rated images are too few to train on some and test on others; "
                          f"give {FEWEST} or more.")
-    if np.ptp(truth_N) == 0:
-        raise InputError(f"{ratings}: every image is rated {truth_N[0]:g}, so there is nothing to learn.")
+    if min(rated) == max(rated):
+        raise InputError(f"{ratings}: every image is rated {rated[0]:g}, so there is nothing to learn.")
 
 
 def split(names: list[str], seed: int) -> dict[str, list[int]]:

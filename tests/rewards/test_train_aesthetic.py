@@ -137,6 +137,9 @@ def test_missing_and_unreadable_images_are_counted_and_may_be_skipped(clip, rate
     (tmp_path / "few.csv").write_text("image,rating\n0.png,1\n")
     with pytest.raises(InputError, match="1 rated images are too few"):
         train_head(tmp_path / "few.csv", rated, clip, tmp_path, Recipe(epochs=1), say=heard.append)
+    (tmp_path / "same.csv").write_text("image,rating\n" + "".join(f"{number}.png,3\n" for number in range(COUNT)))
+    with pytest.raises(InputError, match="every image is rated 3, so there is nothing to learn"):
+        train_head(tmp_path / "same.csv", rated, clip, tmp_path, Recipe(epochs=1), say=heard.append)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I", "I;16", "F"])
