@@ -26,6 +26,10 @@ butterfly fish shark whale dolphin squirrel mouse rat snake turtle frog chicken 
 camel bat gorilla hedgehog kangaroo
 """.split()
 
+# The first 398 labels of ImageNet-1k, its animals, as the paper used them, several names and all: the words of WordNet
+# 3.0's synsets (Princeton University, whose licence allows it).
+IMAGENET_ANIMALS = Path(__file__).with_name("imagenet_animals.txt")
+
 DRAW, NOISE = 0, 1  # streams of random numbers that never touch
 
 
@@ -40,6 +44,11 @@ def source(config: PromptsConfig) -> list[Prompt]:
 def _simple_animals(config: PromptsConfig) -> list[Prompt]:
     """The bare names."""
     return plain(ANIMALS)
+
+
+def _imagenet_animals(config: PromptsConfig) -> list[Prompt]:
+    """ImageNet's labels as they are: "tench, Tinca tinca"."""
+    return plain(IMAGENET_ANIMALS.read_text(encoding="utf-8").splitlines())
 
 
 def _nouns_activities(config: PromptsConfig) -> list[Prompt]:
@@ -97,6 +106,7 @@ def plain(texts: Sequence[str]) -> list[Prompt]:
 
 SOURCES: dict[str, Callable[[PromptsConfig], list[Prompt]]] = {
     "simple_animals": _simple_animals,
+    "imagenet_animals": _imagenet_animals,
     "nouns_activities": _nouns_activities,
     "counting": _counting,
     "list": _list,

@@ -43,7 +43,8 @@ class PromptsConfig:
     """[prompts]: where c ~ p(c) comes from."""
 
     kind: str = knob("simple_animals", "source of prompts",
-                     choices=("simple_animals", "nouns_activities", "counting", "list", "from_file"))
+                     choices=("simple_animals", "imagenet_animals", "nouns_activities", "counting", "list",
+                              "from_file"))
     items: list[str] = knob([], 'the prompts of kind = "list"')
     path: str = knob("", 'file of kind = "from_file": a prompt a line, or .jsonl with metadata')
     nouns: list[str] = knob([], 'of kinds "nouns_activities" and "counting"; empty takes the paper\'s 45 animals')
@@ -71,13 +72,14 @@ class RewardConfig:
 
     kind: str = knob("compressibility", "which reward", choices=(
         "compressibility", "incompressibility", "function", "alignment", "satisfaction", "aesthetic", "clipscore",
-        "pickscore", "diversity",
+        "pickscore", "hpsv2", "imagereward", "diversity",
     ))
     weight: float = knob(1.0, "weight in the sum that is optimised; 0 watches the reward without training on it")
     workers: int = knob(1, "scoring processes on the cluster", low=1)
     path: str = knob("", 'Python file of kind = "function"')
     function: str = knob("reward", "name of the function in that file")
     model: str = knob("", "folder or hub name of the kind's model (LLaVA, CLIP); empty takes the published one")
+    processor: str = knob("", "folder or hub name of the model's processor, where the model comes without")
     head: str = knob("", 'file, folder or hub name of the predictor of kind = "aesthetic"')
     compare: str = knob("", 'BERTScore\'s model of kind = "alignment"')
     layer: int = knob(0, "BERTScore's layer; 0 takes the one tuned for a published model", low=0)
@@ -99,7 +101,9 @@ OPTIONS = {  # of [rewards.NAME] beyond those that every kind has
     "satisfaction": LANGUAGE,
     "aesthetic": {"model", "head", "device"},
     "clipscore": {"model", "dtype", "device"},
-    "pickscore": {"model", "dtype", "device"},
+    "pickscore": {"model", "processor", "dtype", "device"},
+    "hpsv2": {"model", "processor", "dtype", "device"},
+    "imagereward": {"model", "processor", "dtype", "device"},
 }
 COMMON = {"kind", "weight", "workers", "threads", "cpus", "gpus", "timeout"}
 

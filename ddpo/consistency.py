@@ -64,6 +64,8 @@ def _reward_problems(run: Run) -> Problems:
     for name, reward in run.rewards.items():
         if reward.kind == "function" and not reward.path:
             problems.append((f"rewards.{name}.path", 'kind = "function" needs the Python file that holds it'))
+        if reward.dtype == "4bit" and OPTIONS.get(reward.kind, set()) & {"dtype", "max_tokens"} == {"dtype"}:
+            problems.append((f"rewards.{name}.dtype", '"4bit" is for language models; write "float16" or "auto"'))
         problems += _foreign_options(name, reward)
     return problems
 

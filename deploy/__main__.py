@@ -27,6 +27,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_sample(commands)
     _add_publish(commands)
     _add_compare(commands)
+    _add_train_aesthetic(commands)
     commands.add_parser("recipes", help="list the recipes that ship with the program")
     return parser
 
@@ -72,6 +73,21 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
                          help="a comparison's name or file (`algorithms` ships), and what to change in all its runs")
     compare.add_argument("--out", type=Path, metavar="FOLDER", help="where its runs go (runs/compare-NAME)")
     compare.add_argument("--in-process", action="store_true", help="everything in this process, without Ray")
+
+
+def _add_train_aesthetic(commands: argparse._SubParsersAction) -> None:
+    aesthetic = commands.add_parser("train-aesthetic", help="train an aesthetic reward of your own from ratings")
+    aesthetic.add_argument("ratings", type=Path, metavar="RATINGS", help="a .csv with columns image,rating, or AVA.txt")
+    aesthetic.add_argument("--images", type=Path, required=True, metavar="FOLDER", help="where the rated images are")
+    aesthetic.add_argument("--model", default="openai/clip-vit-large-patch14", metavar="CLIP",
+                           help="folder or hub name of the CLIP that looks (openai/clip-vit-large-patch14)")
+    aesthetic.add_argument("--out", type=Path, default=Path("aesthetic-head"), metavar="FOLDER",
+                           help="where the head and the embeddings go (aesthetic-head)")
+    aesthetic.add_argument("--hidden", type=_whole(1), default=64, metavar="N", help="width of the hidden layer (64)")
+    aesthetic.add_argument("--epochs", type=_whole(1), default=200, metavar="N", help="passes over the ratings (200)")
+    aesthetic.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="of the split and the training (0)")
+    aesthetic.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="of the CLIP (auto)")
+    aesthetic.add_argument("--skip", action="store_true", help="leave out images that are missing or cannot be read")
 
 
 def _whole(low: int) -> Callable[[str], int]:
@@ -128,12 +144,16 @@ def _compare(options: argparse.Namespace) -> None:
     print(f"\nComparison: {compare(name, options.words, options.out, options.in_process)}")
 
 
-def _recipes(options: argparse.Namespace) -> None:
-    from deploy.recipes import names, summary
+def _train_aesthetic(options: argparse.Namespace) -> None:
+    from deploy.aesthetic import train
 
-    width = max(len(name) for name in names())
-    for name in names():
-        print(f"{name:<{width}}  {summary(name)}")
+    print(train(options))
+
+
+def _recipes(options: argparse.Namespace) -> None:
+    from deploy.recipes import listing
+
+    print(listing())
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
@@ -165,6 +185,7 @@ def _run(options: argparse.Namespace) -> int:
         check_root()
         commands = {
             "train": _train, "sample": _sample, "publish": _publish, "compare": _compare, "recipes": _recipes,
+            "train-aesthetic": _train_aesthetic,
         }
         commands[options.command](options)
     except Interrupted as error:

@@ -135,13 +135,27 @@ def network(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration
     )
 
 
+class Naming(nn.Module):
+    """Two linear heads on the mean patch that name animal and activity: with them a vision tower learns sooner."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.animal, self.deed = nn.Linear(WIDTH, len(ANIMALS) + 1), nn.Linear(WIDTH, len(DEEDS))
+
+    def loss(self, mean_BD: torch.Tensor, told: list[Told]) -> torch.Tensor:
+        """Cross-entropy of animal and activity; no animal is a class of its own."""
+        names = [article(animal) for animal in ANIMALS]
+        animals = torch.tensor([names.index(a) if a in names else len(names) for _, a, _ in told])
+        deeds = torch.tensor([DEEDS.index(deed) for _, _, deed in told])
+        return F.cross_entropy(self.animal(mean_BD), animals) + F.cross_entropy(self.deed(mean_BD), deeds)
+
+
 class Pupil(nn.Module):
-    """The model, and two linear heads on its mean patch that make the vision tower learn sooner; they are not kept."""
+    """The model, and the naming heads, which are not kept."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         super().__init__()
-        self.llava = network(tokenizer)
-        self.animal, self.deed = nn.Linear(WIDTH, len(ANIMALS) + 1), nn.Linear(WIDTH, len(DEEDS))
+        self.llava, self.naming = network(tokenizer), Naming()
 
     def loss(
         self, images_BCHW: torch.Tensor, ids_BL: torch.Tensor, labels_BL: torch.Tensor, told: list[Told]
@@ -149,12 +163,7 @@ class Pupil(nn.Module):
         """Cross-entropy of the answer's words, and of animal and activity at the mean patch."""
         value = self.llava(input_ids=ids_BL, pixel_values=images_BCHW, labels=labels_BL).loss
         patches_BPD = self.llava.model.vision_tower(images_BCHW).last_hidden_state[:, 1:]
-        mean_BD = patches_BPD.mean(1)
-        names = [article(animal) for animal in ANIMALS]
-        animals = torch.tensor([names.index(a) if a in names else len(names) for _, a, _ in told])
-        deeds = torch.tensor([DEEDS.index(deed) for _, _, deed in told])
-        named, done = self.animal(mean_BD), self.deed(mean_BD)
-        return value + 0.5 * (F.cross_entropy(named, animals) + F.cross_entropy(done, deeds))
+        return value + 0.5 * self.naming.loss(patches_BPD.mean(1), told)
 
 
 def sequences(proc: LlavaProcessor, question: str, told: list[Told]) -> tuple[torch.Tensor, torch.Tensor]:

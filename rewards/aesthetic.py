@@ -1,11 +1,13 @@
-"""Aesthetic quality: the LAION predictor on CLIP ViT-L/14 embeddings (Schuhmann 2022; Black et al. 2023, section 5.1).
+"""Aesthetic quality: a predictor of ratings on CLIP embeddings (Schuhmann 2022; Black et al. 2023, section 5.1).
 
-Consumes images, produces a rating of about 1 to 10 each, computed in fp32. The head is a file or hub repository with
-the layers of `sac+logos+ava1-l14-linearMSE`; a .pth is read as tensors only (torch's restricted loader), never as code.
+Consumes images, produces a rating each, computed in fp32. The predictor is LAION's (`sac+logos+ava1-l14-linearMSE`,
+about 1 to 10) or one's own (`ddpo train-aesthetic`), which knows the CLIP that it was made for and refuses any other. A
+.pth is read as tensors only (torch's restricted loader), never as code.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,23 +20,26 @@ from torch import Tensor, nn
 from ddpo.config import RewardConfig
 from ddpo.errors import RewardError
 from rewards.clip import Clip
-from rewards.locate import locate
-from rewards.models import loading
+from rewards.locate import chosen, find_file
+from rewards.models import loading, tensors
 
-CLIP = "openai/clip-vit-large-patch14"
-HEAD = "trl-lib/ddpo-aesthetic-predictor"
-FILES = ("aesthetic.safetensors", "aesthetic-model.pth")
+FILES = ("aesthetic-model.pth", "aesthetic.safetensors")
+CARD = "head.json"  # beside one's own head: its layout, its CLIP, how it was made
+PROBE = "clip_probe"  # the embedding of PROBE_IMAGE by the CLIP that one's own head was made for
+PROBE_IMAGE = np.arange(64 * 64 * 3, dtype=np.uint32).astype(np.uint8).reshape(64, 64, 3)
+SAME = 0.99  # cosine of two probes that one CLIP gave on different devices; other CLIPs stay far below
 
 
 class Head(nn.Module):
-    """The LAION predictor: 768 -> 1024 -> 128 -> 64 -> 16 -> 1 with dropout, and no activation: theirs has none."""
+    """LAION's predictor, with dropout and no activation: theirs has none. With `hidden`, one's own: a hidden layer."""
 
-    def __init__(self, width: int = 768) -> None:
+    def __init__(self, width: int = 768, hidden: int = 0) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
+        own = (nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(0.2), nn.Linear(hidden, 1)) if hidden else ()
+        self.layers = nn.Sequential(*own or (
             nn.Linear(width, 1024), nn.Dropout(0.2), nn.Linear(1024, 128), nn.Dropout(0.2), nn.Linear(128, 64),
             nn.Dropout(0.1), nn.Linear(64, 16), nn.Linear(16, 1),
-        )
+        ))
 
     def forward(self, embedding_BD: Tensor) -> Tensor:
         """Ratings (B,) of unit embeddings (B, D)."""
@@ -45,43 +50,43 @@ class Aesthetic:
     """r(x_0) = head(CLIP(x_0) / |CLIP(x_0)|)."""
 
     def __init__(self, config: RewardConfig) -> None:
-        self.clip = Clip(config.model or CLIP, "float32", config.device)
-        self.head = load_head(config.head or HEAD, self.clip.width).to(self.clip.device)
+        model = chosen(config, "model")
+        self.clip = Clip(model, "float32", config.device)
+        self.head = load_head(chosen(config, "head"), self.clip, model).to(self.clip.device)
 
     @torch.no_grad()
     def __call__(
         self, images: NDArray[np.uint8], prompts: Sequence[str], metadata: Sequence[Any]
     ) -> tuple[list[float], dict[str, Any]]:
         """One rating per image."""
-        return self.head(self.clip.images(images)).tolist(), {}
+        return self.head(self.clip.images(list(images))).tolist(), {}
 
 
-def load_head(name: str, width: int) -> Head:
-    """A predictor by file, folder or hub name; raises RewardError where its layers are others."""
-    with loading(name, "an aesthetic head (layers.0 to layers.7, as in sac+logos+ava1-l14-linearMSE)"):
-        weights = _tensors(_file(name))
-        head = Head(width)
+def load_head(name: str, clip: Clip, model: str) -> Head:
+    """A predictor by file, folder or hub name; raises RewardError where its layers or its CLIP are others."""
+    with loading(name, "an aesthetic head (layers.0 to layers.7, as in sac+logos+ava1-l14-linearMSE, or one's own)"):
+        path = find_file(name, FILES)
+        weights, card = tensors(path), _card(path.parent)
+        probe = weights.pop(PROBE, None)
+        width = weights["layers.0.weight"].shape[1]
+        head = Head(width, card.get("hidden", 0))
         head.load_state_dict(weights)
+    _check_clip(name, card.get("clip", "a CLIP"), width, probe, clip, model)
     return head.float().eval().requires_grad_(False)
 
 
-def _file(name: str) -> Path:
-    path = Path(locate(name))
-    if path.is_file():
-        return path
-    if path.is_dir():
-        found = [path / file for file in FILES if (path / file).is_file()]
-        if found:
-            return found[0]
-        raise RewardError(f"rewards: the folder {name} holds no aesthetic head ({' or '.join(FILES)}).")
-    from huggingface_hub import hf_hub_download
-
-    return Path(hf_hub_download(name, FILES[1]))
+def _card(folder: Path) -> dict[str, Any]:
+    path = folder / CARD
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+def _check_clip(name: str, made_for: str, width: int, probe: Tensor | None, clip: Clip, model: str) -> None:
+    """A head on another CLIP's embeddings would give numbers that mean nothing."""
+    advice = f"Its ratings of {model!r} would mean nothing. Give `model` the CLIP that the head was made for."
+    if width != clip.width:
+        raise RewardError(
+            f"the aesthetic head {name!r} was made for {made_for} with embeddings of {width} numbers, "
+            f"{model!r} gives {clip.width}. {advice}"
+        )
+    if probe is not None and float((clip.images([PROBE_IMAGE])[0].cpu() * probe).sum()) < SAME:
+        raise RewardError(f"the aesthetic head {name!r} was made for {made_for}; {model!r} is another CLIP. {advice}")

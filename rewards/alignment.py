@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from ddpo.config import RewardConfig
 from rewards.compare import Comparer
 from rewards.describe import Describer
+from rewards.locate import chosen
 
-LLAVA = "llava-hf/llava-1.5-13b-hf"
-DEBERTA = "microsoft/deberta-xlarge-mnli"
 QUESTION = "Answer concisely: what is going on in this image?"  # as in ddpo-pytorch
 REFERENCE = "The image contains {prompt}"
 SILENT = "the description was empty, asked twice"
@@ -28,8 +27,8 @@ class Alignment:
 
     def __init__(self, config: RewardConfig) -> None:
         self.question = config.question or QUESTION
-        self.describer = Describer(config.model or LLAVA, config.max_tokens, config.dtype, config.device)
-        self.comparer = Comparer(config.compare or DEBERTA, config.layer, config.device)
+        self.describer = Describer(chosen(config, "model"), config.max_tokens, config.dtype, config.device)
+        self.comparer = Comparer(chosen(config, "compare"), config.layer, config.device)
 
     def __call__(
         self, images: NDArray[np.uint8], prompts: Sequence[str], metadata: Sequence[Any]

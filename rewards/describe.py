@@ -17,7 +17,7 @@ from PIL import Image
 
 from ddpo.errors import RewardError
 from rewards.locate import locate
-from rewards.models import dtype_of, loading, place
+from rewards.models import dtype_of, loading, place, whole
 
 AGAIN = " Your answer must be short, but not empty."
 PLAIN = "USER: <image>\n{question} ASSISTANT:"  # LLaVA 1.5's own form, for checkpoints without a chat template
@@ -33,8 +33,7 @@ class Describer:
         folder = locate(model)
         with loading(model, "a LLaVA checkpoint (llava-hf layout: model and processor)"):
             self.processor: Any = AutoProcessor.from_pretrained(folder)
-            options: dict[str, Any] = {"use_safetensors": True, **_precision(dtype, self.device)}
-            self.model: Any = LlavaForConditionalGeneration.from_pretrained(folder, **options)
+            self.model: Any = whole(LlavaForConditionalGeneration, folder, **_precision(dtype, self.device))
         if dtype != "4bit":
             self.model.to(self.device)
         self.model.eval().requires_grad_(False)

@@ -33,6 +33,12 @@ def _cosine(config: RewardConfig) -> Any:
     return Cosine(config)
 
 
+def _imagereward(config: RewardConfig) -> Any:
+    from rewards.imagereward import ImageReward
+
+    return ImageReward(config)
+
+
 KINDS: dict[str, Callable[[RewardConfig], function.RewardFunction]] = {
     "compressibility": lambda config: jpeg.compressibility,
     "incompressibility": lambda config: jpeg.incompressibility,
@@ -42,6 +48,8 @@ KINDS: dict[str, Callable[[RewardConfig], function.RewardFunction]] = {
     "aesthetic": _aesthetic,
     "clipscore": _cosine,
     "pickscore": _cosine,
+    "hpsv2": _cosine,
+    "imagereward": _imagereward,
 }
 
 

@@ -1,11 +1,14 @@
-"""What the rewards that are models share: device, precision, and what to say when a model does not load."""
+"""What the rewards that are models share: device, precision, reading files, what to say when a model does not load."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from ddpo.denoiser import DTYPES
 from ddpo.errors import RewardError
@@ -21,6 +24,28 @@ def place(device: str) -> torch.device:
 def dtype_of(name: str, device: torch.device) -> torch.dtype:
     """The torch dtype of a config's word; "auto" is float16 on a GPU and float32 on a CPU."""
     return DTYPES["float32" if device.type == "cpu" else "float16"] if name == "auto" else DTYPES[name]
+
+
+def whole(kind: Any, folder: str, **options: Any) -> Any:
+    """kind.from_pretrained, refusing a folder that lacks weights: transformers draws those at random and goes on."""
+    model, info = kind.from_pretrained(folder, output_loading_info=True, use_safetensors=True, **options)
+    if info["missing_keys"]:
+        first = sorted(info["missing_keys"])[0]
+        raise ValueError(f"{len(info['missing_keys'])} of its weights are not there, {first} for one")
+    return model
+
+
+def tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, or of a .pt or .pth read by torch's restricted loader, never as code."""
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # many kinds, among them one that may not be imported here
+        raise ValueError(f"{path.name} holds something else than tensors ({type(error).__name__})") from error
+    return loaded.get("state_dict", loaded)
 
 
 @contextmanager

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from ddpo.config import RewardConfig
 from ddpo.errors import RewardError
-from rewards.alignment import LLAVA
 from rewards.describe import Describer
+from rewards.locate import chosen
 
 PROBE = "Are there any written words, letters or digits in this image? Answer yes or no."
 SILENT = "no answer to {question!r}, asked twice"
@@ -26,7 +26,7 @@ class Satisfaction:
     """r(x_0, c) = share of the prompt's questions that x_0 answers rightly."""
 
     def __init__(self, config: RewardConfig) -> None:
-        self.describer = Describer(config.model or LLAVA, config.max_tokens, config.dtype, config.device)
+        self.describer = Describer(chosen(config, "model"), config.max_tokens, config.dtype, config.device)
 
     def __call__(
         self, images: NDArray[np.uint8], prompts: Sequence[str], metadata: Sequence[Any]

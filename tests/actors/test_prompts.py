@@ -16,6 +16,13 @@ def test_animals_are_the_papers_45():
     assert animals[0] == "cat" and animals[-1] == "kangaroo" and "lion" in animals
 
 
+def test_imagenets_animals_are_its_first_398_labels():
+    labels = [prompt.text for prompt in source(PromptsConfig("imagenet_animals"))]
+    assert len(labels) == len(set(labels)) == 398
+    assert labels[0] == "tench, Tinca tinca" and labels[397] == "puffer, pufferfish, blowfish, globefish"
+    assert labels[134] == "crane" and labels[296] == "ice bear, polar bear, Ursus Maritimus, Thalarctos maritimus"
+
+
 def test_a_file_gives_its_lines(tmp_path):
     path = tmp_path / "prompts.txt"
     path.write_text("a cat\n\n  a dog  \n")

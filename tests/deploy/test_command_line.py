@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
+import seeing
 import tiny
 from PIL import Image
 from terminal import write_run
@@ -17,8 +20,8 @@ HEAVY = {"torch", "ray", "diffusers", "transformers", "wandb"}
 
 
 def test_help_lists_and_mistakes_load_no_heavy_library(run_file):
-    commands = [["--help"], ["train", "--help"], ["recipes"], ["train", "demmo"], ["train", str(run_file), "lag=x"],
-                ["train", str(run_file), "policy.base=/nowhere"]]
+    commands = [["--help"], ["train", "--help"], ["recipes"], ["train-aesthetic", "--help"], ["train", "demmo"],
+                ["train", str(run_file), "lag=x"], ["train", str(run_file), "policy.base=/nowhere"]]
     code = (
         "import sys\nfrom deploy.__main__ import main\n"
         f"for command in {commands!r}:\n"
@@ -28,7 +31,7 @@ def test_help_lists_and_mistakes_load_no_heavy_library(run_file):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     lines = done.stdout.splitlines()
-    assert [line for line in lines if line.startswith("code")] == ["code 0"] * 3 + ["code 2"] * 3
+    assert [line for line in lines if line.startswith("code")] == ["code 0"] * 4 + ["code 2"] * 3
     assert {line for line in lines if line.startswith("heavy")} == {"heavy []"}
     assert "train" in done.stdout and "sample" in done.stdout and "recipes" in done.stdout
 
@@ -42,9 +45,10 @@ def test_python_m_deploy_is_the_same_program():
 def test_recipes_are_listed_with_what_they_do(ddpo):
     answer = ddpo("recipes")
     assert answer.code == 0
-    listed = dict(line.split(maxsplit=1) for line in answer.out.splitlines())
-    assert {"demo", "compressibility", "incompressibility"} <= listed.keys()
-    assert all(len(text) > 20 for text in listed.values())
+    lines = answer.out.splitlines()
+    listed = {line.split()[0] for line in lines if not line.startswith(" ")}
+    assert {"demo", "compressibility", "incompressibility", "trl-aesthetic"} <= listed
+    assert sum(line.lstrip().startswith("needs: ") for line in lines) == len(listed)
 
 
 def test_check_prints_the_run_and_its_arithmetic_and_starts_nothing(train, tmp_path, model):
@@ -152,3 +156,18 @@ def test_sample_refuses_a_damaged_checkpoint(ddpo, finished, tmp_path):
         file.write(b"\xff\xff\xff\xff")
     answer = ddpo("sample", copy, "a cat")
     assert answer.code == 2 and "copy: it is damaged: pytorch_lora_weights.safetensors is not what was" in answer.err
+
+
+def test_train_aesthetic_says_how_good_the_head_is_and_how_to_use_it(ddpo, tmp_path):
+    clip, rng = seeing.clip(tmp_path / "clip"), np.random.default_rng(0)
+    for number in range(40):
+        Image.fromarray(rng.integers(0, 6 * number + 9, (32, 32, 3), dtype=np.uint8)).save(tmp_path / f"{number}.png")
+    (tmp_path / "r.csv").write_text("image,rating\n" + "".join(f"{number}.png,{number}\n" for number in range(40)))
+    answer = ddpo("train-aesthetic", "r.csv", "--images", ".", "--model", clip, "--out", "heads/mine", "--epochs", "20")
+    assert answer.code == 0, answer.err
+    assert "40 rated images; " in answer.out and "On 6 images that it was neither trained nor chosen on" in answer.out
+    table = tomllib.loads(answer.out[answer.out.index("[rewards") :])
+    assert table["rewards"]["aesthetic"] == {"kind": "aesthetic", "model": str(clip), "head": "heads/mine"}
+    wrong = ddpo("train-aesthetic", "r.csv", "--images", "nowhere")
+    assert wrong.code == 2 and "--images: there is no folder nowhere" in wrong.err
+    assert ddpo("train-aesthetic", "none.csv", "--images", ".").code == 2

@@ -13,6 +13,7 @@ import pytest
         ("polcy.steps=4", ['polcy  unknown key; did you mean "policy"?']),
         ("rewards.jpeg.wieght=2", ['rewards.jpeg.wieght  unknown key; did you mean "weight"?']),
         ("rewards.jpeg.kind=compresibility", ["none of compressibility,", 'did you mean "compressibility"?']),
+        ("rewards.jpeg={kind='hpsv2', dtype='4bit'}", ['rewards.jpeg.dtype  "4bit" is for language models']),
         ("steps=many", ["steps  'many' is a text in quotes, expected a whole number"]),
         ("steps=2.5", ["steps  2.5 is a number, expected a whole number"]),
         ("steps=true", ["steps  True is true or false, expected a whole number"]),

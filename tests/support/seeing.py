@@ -37,16 +37,18 @@ def llava(folder: Path, silent: bool = False) -> Path:
     return folder
 
 
-def clip(folder: Path) -> Path:
-    """A CLIP of 32 pixels and 16 features."""
-    torch.manual_seed(4)
+def clip(folder: Path, activation: str = "quick_gelu", seed: int = 4, width: int = 16) -> Path:
+    """A CLIP of 32 pixels and `width` features."""
+    torch.manual_seed(seed)
     words = menagerie_tokenizer.build()
-    part = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    part = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "hidden_act": activation}
     text = part | {
         "vocab_size": len(words), "max_position_embeddings": 24, "bos_token_id": words.bos_token_id,
         "eos_token_id": words.eos_token_id, "pad_token_id": words.pad_token_id,
     }
-    config = CLIPConfig(text_config=text, vision_config=part | {"image_size": 32, "patch_size": 8}, projection_dim=16)
+    vision = part | {"image_size": 32, "patch_size": 8}
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=width)
     CLIPModel(config).save_pretrained(folder)
     pictures = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     CLIPProcessor(image_processor=pictures, tokenizer=words).save_pretrained(folder)
@@ -57,7 +59,7 @@ def bert(folder: Path) -> Path:
     """A BERT of two layers and 32 positions, whose tokenizer knows its longest input."""
     torch.manual_seed(5)
     BertModel(BertConfig(**_encoder(), max_position_embeddings=32)).save_pretrained(folder)
-    _words(model_max_length=32).save_pretrained(folder)
+    words(model_max_length=32).save_pretrained(folder)
     return folder
 
 
@@ -69,7 +71,7 @@ def deberta(folder: Path) -> Path:
         type_vocab_size=0,
     )
     DebertaModel(config).save_pretrained(folder)
-    _words().save_pretrained(folder)
+    words().save_pretrained(folder)
     return folder
 
 
@@ -78,12 +80,13 @@ def _encoder() -> dict[str, int]:
             "num_attention_heads": 2}
 
 
-def _words(**options: int) -> PreTrainedTokenizerFast:
+def words(**options: int) -> PreTrainedTokenizerFast:
+    """BERT's tokenizer with the vocabulary WORDS."""
     from tokenizers.processors import TemplateProcessing
 
-    words = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
+    split = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    split.pre_tokenizer = pre_tokenizers.Whitespace()
+    split.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]", **options
+        tokenizer_object=split, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]", **options
     )
