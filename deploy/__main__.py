@@ -25,6 +25,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
     _add_sample(commands)
+    _add_eval(commands)
     commands.add_parser("recipes", help="list the recipes that ship with the program")
     return parser
 
@@ -51,6 +52,26 @@ def _add_sample(commands: argparse._SubParsersAction) -> None:
     sample.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="of the first image (0)")
     sample.add_argument("--count", type=_whole(1), default=1, metavar="N", help="images per prompt (1)")
     sample.add_argument("--steps", type=_whole(1), default=None, metavar="N", help="denoising steps (those of the run)")
+
+
+def _add_eval(commands: argparse._SubParsersAction) -> None:
+    suites = "training, other-animals, unseen-animals, objects, unseen-activities, new-pairs, counting, untaught-scenes"
+    parser = commands.add_parser(
+        "eval", help="compare base and tuned from the same noise, on prompts old and new",
+        usage="ddpo eval CHECKPOINT [rewards.NAME.key=value ...] [--suite NAME,...] [--images N] [--seed N] "
+              "[--rewards KIND,...] [--deploy-steps N] [--out FOLDER]",
+    )
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a checkpoint, or a run folder's newest")
+    parser.add_argument("words", nargs="*", metavar="rewards.NAME.key=value",
+                        help="what to measure with, e.g. rewards.clip.kind=clipscore; also policy.base, policy.device")
+    parser.add_argument("--suite", default="training", metavar="NAME,...",
+                        help=f"{suites}; all that apply: all; or a .txt or .jsonl file of prompts (training)")
+    parser.add_argument("--images", type=_whole(1), default=2, metavar="N", help="of every prompt and policy (2)")
+    parser.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="of the noise (0)")
+    parser.add_argument("--rewards", default="", metavar="KIND,...", help="measure these besides those of the run")
+    parser.add_argument("--deploy-steps", type=_whole(1), default=None, metavar="N",
+                        help="of the deployment sampler, eta 0 (half of the run's, at most 20)")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to (RUN/eval/STEP)")
 
 
 def _whole(low: int) -> Callable[[str], int]:
@@ -90,6 +111,16 @@ def _sample(options: argparse.Namespace) -> None:
         print(path)
 
 
+def _eval(options: argparse.Namespace) -> None:
+    from deploy.evaluation import Request, evaluate
+
+    page = evaluate(Request(
+        options.checkpoint, options.words, options.suite, options.images, options.seed, options.rewards,
+        options.deploy_steps, options.out,
+    ))
+    print(f"\nEvaluation: {page}")
+
+
 def _recipes(options: argparse.Namespace) -> None:
     from deploy.recipes import names, summary
 
@@ -102,7 +133,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     """Parse; words after an option (`train demo --check lag=1`) count as well, which argparse alone refuses."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    if options.command != "train" or any(word.startswith("-") for word in rest):
+    if options.command not in ("train", "eval") or any(word.startswith("-") for word in rest):
         return parser.parse_args(arguments)
     options.words += rest
     return options
@@ -125,7 +156,7 @@ def _run(options: argparse.Namespace) -> int:
         os.environ.setdefault(name, value)
     try:
         check_root()
-        {"train": _train, "sample": _sample, "recipes": _recipes}[options.command](options)
+        {"train": _train, "sample": _sample, "eval": _eval, "recipes": _recipes}[options.command](options)
     except Interrupted as error:
         return _end(str(error), 130)
     except (KeyboardInterrupt, SystemExit):  # while Ray starts, SIGTERM raises the latter
