@@ -153,7 +153,8 @@ def _suite(word: str, run: Run) -> Suite:
 def _titled(name: str, title: str, prompts: list[Prompt]) -> Suite:
     """A prompt that a file has twice counts once."""
     once = list({prompt.text: prompt for prompt in prompts}.values())
-    return Suite(name, f"{len(once)} {title}", once)
+    words = title.replace("prompts", "prompt", 1) if len(once) == 1 else title
+    return Suite(name, f"{len(once)} {words}", once)
 
 
 def _hindrance(suite: Suite, run: Run) -> str:
