@@ -4,7 +4,7 @@ Consumes: a checkpoint. Produces: eval.csv, summary.json, grids and eval.html in
 
     suites.py   which prompts            models.py   base and tuned, drawn by plain diffusers
     trial.py    one suite, one sampler   paired.py   differences and their intervals
-    files.py    what is written          page.py, forest.py   the page and its chart
+    files.py    what is written          page.py, forest.py, sentences.py, rounding.py   the page
     evaluate.py the whole
 """
 

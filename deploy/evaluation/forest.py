@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from deploy.evaluation.rounding import signed, span
 from deploy.report import svg
-from deploy.report.scale import Scale, number, padded
+from deploy.report.scale import Scale, padded
 
 LINE, HEAD, GAP, TOP, AXIS = 21, 22, 13, 40, 30  # pixels: an interval, a suite's name over it, between suites, rims
 LABELS, VALUES, SHORT = 190, 196, 62  # pixels: the names on a wide chart, the numbers on the right, on a narrow one
@@ -72,20 +73,14 @@ def _line(x: Scale, y: float, trial: Mapping[str, Any], name: str, unit: str, ro
     at = x(result["change"])
     mark = f'<circle class="f-accent" cx="{at}" cy="{y}" r="4"/>' if training else svg.diamond(at, y)
     whisker = f'<line class="line s-{"accent" if training else "warm"}" x1="{low}" x2="{high}" y1="{y}" y2="{y}"/>'
-    value = svg.text(x.stop + 12, y + 4, signed(result["change"]) + (f"  {span(result)}" if roomy else ""), "start")
+    value = svg.text(x.stop + 12, y + 4, _value(result, roomy), "start")
     return f"<g>{whisker}{mark}{value}<title>{escape(f'{_said(trial, name)} {unit}'.strip())}</title></g>"
+
+
+def _value(result: Mapping[str, Any], roomy: bool) -> str:
+    return signed(result) + (f" ({span(result)})" if roomy and span(result) else "")
 
 
 def _said(trial: Mapping[str, Any], name: str) -> str:
     result = trial["rewards"][name]
-    return f"{trial['suite']}, {trial['sampler']} sampler: {signed(result['change'])} {span(result)}".strip()
-
-
-def signed(value: float) -> str:
-    """A change for people, with its sign."""
-    return ("+" if value > 0 else "") + number(value)
-
-
-def span(result: Mapping[str, Any]) -> str:
-    """The interval for people; nothing where there is none."""
-    return "" if result["low"] is None else f"({number(result['low'])} to {number(result['high'])})"
+    return f"{trial['suite']}, {trial['sampler']} sampler: {_value(result, True)}"

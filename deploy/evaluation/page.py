@@ -5,14 +5,16 @@ Consumes summary.json's content and the pairs of every trial, produces HTML; wai
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 from PIL import Image
 
-from deploy.evaluation.forest import forest, signed, span
+from deploy.evaluation.forest import forest
 from deploy.evaluation.models import BASE, POLICIES
+from deploy.evaluation.rounding import signed, span
 from deploy.evaluation.sentences import statement
 from deploy.evaluation.trial import Trial
 from deploy.report import images
@@ -52,7 +54,7 @@ def _differences(summary: Summary) -> str:
 
 def _chart(summary: Summary, name: str, width: int) -> str:
     entry = summary["rewards"][name]
-    role = f"weight {number(entry['weight'])}" if entry["weight"] else "watched, not trained on"
+    role = f"weight {entry['weight']:g}" if entry["weight"] else "watched, not trained on"
     size = " The reward is minus the size as a JPEG, in kB." if entry["kind"] == "compressibility" else ""
     caption = f"{escape(name)} ({role}): tuned minus base, mean and 95 % interval.{size}"
     return figure(twice(lambda across: forest(summary["trials"], name, entry["unit"], across), width), caption)
@@ -69,14 +71,21 @@ def pairs(trial: Trial, unit: str) -> str:
 def _card(trial: Trial, row: int, unit: str) -> str:
     text = trial.prompts.text[row]
     tiles = [images.tile(Image.fromarray(trial.images[who][row]), f"{text}, {who}") for who in POLICIES]
-    told = [table for who in POLICIES if (table := _scores(trial, who, row))]
     captions = [_captions(trial, who, row) for who in POLICIES]
-    return images.card(text, tiles, " → ".join(images.reward_text(known) for known in told), unit, captions)
+    return images.card(text, tiles, _scores(trial, row), unit, captions)
 
 
-def _scores(trial: Trial, who: str, row: int) -> dict[str, float]:
-    parts = {name: float(values[row]) for name, values in trial.scored[who].parts.items()}
-    return {name: value for name, value in parts.items() if value == value}
+def _scores(trial: Trial, row: int) -> str:
+    """What became of every score, a line each; the name only where there are several."""
+    base, tuned = (trial.scored[who].parts for who in POLICIES)
+    changes = {name: f"{_score(base[name][row])} → {_score(tuned[name][row])}" for name in base}
+    if len(changes) == 1:
+        return next(iter(changes.values()))
+    return "<br>".join(f"{escape(name)} {change}" for name, change in changes.items())
+
+
+def _score(value: float) -> str:
+    return "no score" if math.isnan(value) else number(value)
 
 
 def _captions(trial: Trial, who: str, row: int) -> list[str]:
@@ -89,7 +98,7 @@ def _pictures(trials: Sequence[Mapping[str, Any]], shown: Sequence[str]) -> str:
 
 
 def _trial(trial: Mapping[str, Any], cards: str) -> str:
-    settings = f"{trial['steps']} steps, eta {number(trial['eta'])}"
+    settings = f"{trial['steps']} steps, eta {trial['eta']:g}"
     if trial["sampler"] != "training":
         return f"<details><summary>The same with the deployment sampler: {settings}</summary>{cards}</details>"
     caption = f"Left: base. Right: tuned. The training's sampler: {settings}."
@@ -109,7 +118,7 @@ def _cells(result: Mapping[str, Any] | None, count: int) -> list[str]:
     if result is None:
         return ["", "", "", "", "", "0", f"{count:,}"]
     return [
-        number(result["base"]), number(result["tuned"]), signed(result["change"]), span(result).strip("()"),
+        number(result["base"]), number(result["tuned"]), signed(result), span(result),
         f"{100 * result['improved']:.0f} %", f"{result['pairs']:,}", f"{result['left_out']:,}",
     ]
 

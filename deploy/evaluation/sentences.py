@@ -6,17 +6,20 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from deploy.report.scale import counted, number
+from deploy.evaluation.rounding import change, span
+from deploy.report.scale import counted
 
 Summary = Mapping[str, Any]
 Result = Mapping[str, Any]
 NONE = {"verdict": 0}
+NBSP = "\N{NO-BREAK SPACE}"
 
 
 def statement(summary: Summary) -> str:
     """The headline: what the trained rewards did suite by suite, and what there is to be wary of."""
     said = [text for name in trained(summary) for text in sentences(summary, name)]
     head, rest = (said[0], []) if len(said) == 1 else (overview(summary), said)
+    rest += _variety(summary)
     lines = [f'<p class="statement">{escape(head)}</p>', *(f"<p>{escape(text)}</p>" for text in rest)]
     return "\n".join([*lines, *(f'<p class="state">{escape(text)}</p>' for text in warnings(summary))])
 
@@ -27,7 +30,7 @@ def trained(summary: Summary) -> list[str]:
 
 
 def overview(summary: Summary) -> str:
-    """How many suites each trained reward rose on: "jpeg rose on 2 of 2 suites, on 1 of 2 with 5 steps ..."."""
+    """How many suites each trained reward rose on: "jpeg rose on 2 of 2 suites as the run samples"."""
     return " ".join(_rises(summary, name) for name in trained(summary)) or "Nothing is evaluated yet."
 
 
@@ -35,10 +38,14 @@ def _rises(summary: Summary, name: str) -> str:
     found = {sampler: _results(summary, name, sampler) for sampler in ("training", "deployment")}
     if not found["training"]:
         return f"No pair has a score of {name}."
-    rises = {sampler: sum(result["verdict"] > 0 for result in by.values()) for sampler, by in found.items()}
-    suites = counted(len(found["training"]), "suite")
-    plain = f"and on {rises['deployment']} of {len(found['deployment'])} {_fewer(summary)}"
-    return f"{name} rose on {rises['training']} of {suites} as the run samples, {plain}."
+    as_trained, plain = (_counts(found[sampler]) for sampler in ("training", "deployment"))
+    return f"{name} {as_trained} as the run samples; {_fewer(summary)} it {plain}."
+
+
+def _counts(results: Mapping[str, Result]) -> str:
+    """`rose on 2 and fell on 1 of 3 suites`."""
+    rose, fell = (sum(result["verdict"] == sign for result in results.values()) for sign in (1, -1))
+    return f"rose on {rose}{f' and fell on {fell}' if fell else ''} of {counted(len(results), 'suite')}"
 
 
 def sentences(summary: Summary, name: str) -> list[str]:
@@ -47,7 +54,7 @@ def sentences(summary: Summary, name: str) -> list[str]:
     plain = _results(summary, name, "deployment")
     unit = summary["rewards"][name]["unit"]
     return [
-        f"On {titles[suite]} {name} {_did(result, unit)}"
+        f"On {titles[suite]}, {name} {_did(result, unit)}"
         + (f"; {_fewer(summary)} it {_did(plain[suite], unit)}." if suite in plain else ".")
         for suite, result in _results(summary, name, "training").items()
     ]
@@ -65,13 +72,23 @@ def _fewer(summary: Summary) -> str:
 
 
 def _did(result: Result, unit: str) -> str:
-    change = f"{number(abs(result['change']))} {unit}".strip()
+    size = f"{change(result)} {unit}".strip()
     if result["low"] is None:
-        return f"{'rose' if result['change'] > 0 else 'fell'} by {change} in the one pair there is"
-    ends = f"95 % interval {number(result['low'])} to {number(result['high'])}"
+        return f"{'rose' if result['change'] > 0 else 'fell'} by {size} in the one pair there is"
+    ends = f"95{NBSP}% interval {span(result)}"
     if not result["verdict"]:
         return f"did not change measurably ({ends})"
-    return f"{'rose' if result['verdict'] > 0 else 'fell'} by {change} ({ends})"
+    return f"{'rose' if result['verdict'] > 0 else 'fell'} by {size} ({ends})"
+
+
+def _variety(summary: Summary) -> list[str]:
+    """How far apart a prompt's images still are, against the base's; nothing where a prompt has one image alone."""
+    spreads = {trial["suite"]: trial["diversity"] for trial in summary["trials"] if trial["sampler"] == "training"}
+    shares = [
+        f"{100 * spread['tuned'] / spread['base']:.0f}{NBSP}% on {suite}" for suite, spread in spreads.items()
+        if spread["base"] and spread["tuned"] is not None
+    ]
+    return [f"Distance of two images of one prompt, as a share of the base's: {', '.join(shares)}."] if shares else []
 
 
 def warnings(summary: Summary) -> list[str]:

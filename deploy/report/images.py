@@ -21,7 +21,7 @@ def before_after(run: Run) -> str:
     rewards = zip(*(run.tile_rewards(step) for step in steps), strict=True)
     said = zip(*(run.tile_captions(step) for step in steps), strict=True)
     cards = [
-        card(prompt, images, " → ".join(reward_text(known) for known in ends if known), run.unit, captions)
+        card(prompt, images, " → ".join(_rewards(known) for known in ends if known), run.unit, captions)
         for (prompt, images), ends, captions in zip(_tiles(run, steps, PAIRS), rewards, said, strict=False)
     ]
     pairs = f'<div class="pairs" {_sizes(run)}>\n' + "\n".join(cards) + "\n</div>"
@@ -73,7 +73,7 @@ def sizes(width: int, columns: int) -> str:
     return f'style="--tile: {desk}px; --small: {small}px; --film: {across}px; --edges: {edges}"'
 
 
-def reward_text(known: dict[str, float]) -> str:
+def _rewards(known: dict[str, float]) -> str:
     """The rewards of one image; the name only where there are several."""
     if len(known) == 1:
         return number(next(iter(known.values())))

@@ -20,6 +20,7 @@ from terminal import write_run
 
 from deploy.__main__ import main
 from deploy.evaluation.forest import forest
+from deploy.evaluation.rounding import signed, span
 from deploy.evaluation.sentences import statement
 from deploy.evaluation.suites import choose
 from deploy.evaluation.trial import noise
@@ -125,7 +126,7 @@ def test_the_page_is_whole_and_needs_nothing_from_outside(evaluated):
     page = Page()
     page.feed(text)
     assert page.open == [] and page.outside == [] and page.images == (2 + 3) * 2 * 2
-    assert "On 2 training prompts jpeg" in text and "On 3 prompts of mine.txt jpeg" in text
+    assert "On 2 training prompts, jpeg" in text and "On 3 prompts of mine.txt, jpeg" in text
     assert "with 2 deterministic steps" in text and "incompressibility (watched, not trained on)" in text
     assert "<b>cow</b>" not in text and summary(evaluated)["digest"] in text
 
@@ -133,7 +134,7 @@ def test_the_page_is_whole_and_needs_nothing_from_outside(evaluated):
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(ddpo, finished, evaluated):
     again = ddpo("eval", finished, "--images", "3", "--seed", "5", "--rewards", "incompressibility", "--out", "again")
     assert again.code == 0 and again.out.endswith("\n\nEvaluation: again/eval.html\n")
-    assert "2 training prompts jpeg" in again.out and "24 images to draw: 12 with 5 steps, eta 1" in again.err
+    assert "2 training prompts, jpeg" in again.out and "24 images to draw: 12 with 5 steps, eta 1" in again.err
     assert table(Path("again")) == [row for row in table(evaluated) if row["suite"] == "training"]
     assert summary(Path("again"))["trials"] == summary(evaluated)["trials"][:2]
     other = ddpo("eval", finished, "--images", "3", "--seed", "6", "--out", "other")
@@ -158,7 +159,7 @@ def test_a_lora_of_zero_changes_nothing_at_all(ddpo, finished, tmp_path):
     sums[LORA_FILE] = hashlib.sha256((copy / LORA_FILE).read_bytes()).hexdigest()
     (copy / "manifest.json").write_text(json.dumps(sums))
     answer = ddpo("eval", copy, "--images", "1")
-    assert answer.code == 0 and "jpeg did not change measurably (95 % interval 0 to 0)" in answer.out
+    assert answer.code == 0 and "jpeg did not change measurably (95\N{NO-BREAK SPACE}% interval 0 to 0)" in answer.out
     for trial in summary(Path("evals/zero"))["trials"]:
         result = trial["rewards"]["jpeg"]
         assert (result["change"], result["low"], result["high"], result["improved"]) == (0, 0, 0, 0)
@@ -225,23 +226,39 @@ def test_a_folder_that_is_no_checkpoint_is_refused(ddpo, tmp_path):
 def entry(suite: str, sampler: str, reward: str, low: float, high: float) -> dict[str, Any]:
     verdict = (low > 0) - (high < 0)
     result = {"base": 1.0, "tuned": 2.0, "change": (low + high) / 2, "low": low, "high": high, "verdict": verdict}
-    return {"suite": suite, "title": f"9 {suite}", "sampler": sampler, "steps": 20, "rewards": {reward: result}}
+    return {"suite": suite, "title": f"9 {suite}", "sampler": sampler, "steps": 20, "rewards": {reward: result},
+            "diversity": {"base": 0.4, "tuned": 0.1}}
 
 
 def test_the_headline_tells_a_gain_from_none():
     rewards = {"looks": {"weight": 1.0, "unit": "", "kind": "aesthetic"}}
     trials = [entry("cats", "training", "looks", 0.22, 0.4), entry("cats", "deployment", "looks", -0.1, 0.3)]
     one = statement({"rewards": rewards, "trials": trials})
-    assert "On 9 cats looks rose by 0.310 (95 % interval 0.220 to 0.400); with 20 deterministic steps it did not" in one
+    assert "On 9 cats, looks rose by 0.31 (95\N{NO-BREAK SPACE}% interval 0.22 to 0.40); with 20 deterministic" in one
+    assert "it did not change measurably (95\N{NO-BREAK SPACE}% interval −0.10 to 0.30)." in one
+    assert "as a share of the base&#x27;s: 25\N{NO-BREAK SPACE}% on cats." in one
     assert "looks rose with the training&#x27;s sampler only on cats." in one
     more = [*trials, entry("dogs", "training", "looks", -2, -1), entry("dogs", "deployment", "looks", 1, 2)]
-    assert "looks rose on 1 of 2 suites" in statement({"rewards": rewards, "trials": more})
+    assert "looks rose on 1 and fell on 1 of 2 suites" in statement({"rewards": rewards, "trials": more})
 
 
 def test_a_watched_reward_that_falls_is_told():
     rewards = {"looks": {"weight": 0.0, "unit": "", "kind": "aesthetic"}}
     trials = [entry("cats", sampler, "looks", -2, -1) for sampler in ("training", "deployment")]
     assert "looks, which was not trained on, fell on cats." in statement({"rewards": rewards, "trials": trials})
+
+
+def test_numbers_have_the_decimals_that_their_interval_is_worth():
+    def both(change: float, low: float | None, high: float | None) -> tuple[str, str]:
+        result = {"change": change, "low": low, "high": high}
+        return signed(result), span(result)
+
+    assert both(0.8634, 0.682, 1.05) == ("+0.86", "0.68 to 1.05")
+    assert both(-0.00094, -0.0209, 0.0315) == ("−0.001", "−0.021 to 0.032")
+    assert both(-12345.6, -13000, -12000) == ("−12,346", "−13,000 to −12,000")
+    assert both(1e-9, -1e-9, 3e-9) == ("+1×10⁻⁹", "−1×10⁻⁹ to 3×10⁻⁹")
+    assert both(0.0, 0.0, 0.0) == ("0", "0 to 0") and both(0.25, None, None) == ("+0.250", "")
+    assert both(-0.001, -0.2, 0.1) == ("0.00", "−0.20 to 0.10")
 
 
 def test_the_chart_has_every_interval_in_its_place():
