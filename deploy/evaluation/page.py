@@ -111,7 +111,13 @@ def _numbers(summary: Summary) -> str:
         [escape(trial["suite"]), trial["sampler"], escape(name), *_cells(result, trial["images"])]
         for trial in summary["trials"] for name, result in trial["rewards"].items()
     ]
-    return table(head, lines) + _without_score(summary["trials"])
+    return figure(table(head, lines), NUMBERS) + _without_score(summary["trials"])
+
+
+NUMBERS = (
+    "Means over prompts. Improved: share of pairs whose tuned image scores higher; equal scores do not count. Left "
+    "out: pairs of which an image has no score."
+)
 
 
 def _cells(result: Mapping[str, Any] | None, count: int) -> list[str]:
@@ -133,7 +139,7 @@ def _variety(trials: Sequence[Mapping[str, Any]]) -> str:
     head = ["suite", "sampler", "diversity of base", "of tuned", "distance of tuned from base"]
     lines = [
         [escape(trial["suite"]), trial["sampler"],
-         *("" if (value := trial["diversity"][who]) is None else number(value) for who in POLICIES),
+         *("–" if (value := trial["diversity"][who]) is None else number(value) for who in POLICIES),
          number(trial["distance_to_base"])]
         for trial in trials
     ]

@@ -1,4 +1,4 @@
-"""A change and its interval as text, with as many decimals as the interval is worth. Consumes summary.json's results."""
+"""A change and its interval as text, with as many decimals as the interval is worth. Consumes a reward's results."""
 
 from __future__ import annotations
 

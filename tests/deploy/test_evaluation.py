@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import seeing
 import tiny
 from PIL import Image
 from safetensors import safe_open
@@ -195,6 +196,20 @@ def test_images_without_a_score_are_left_out_in_pairs_and_counted(ddpo, finished
     assert "gave None, that is no score" in (Path("odd") / "eval.html").read_text()
     cats = [row["odd"] for row in table(Path("odd")) if row["prompt"] == "a cat"]
     assert set(cats) == {""}
+
+
+def test_satisfaction_is_asked_where_the_prompts_have_questions(ddpo, finished, tmp_path):
+    seeing.llava(tmp_path / "llava")
+    asked = {"prompt": "two cats", "metadata": {"questions": ["How many?"], "answers": ["two"]}}
+    (tmp_path / "asked.jsonl").write_text(json.dumps(asked))
+    answer = ddpo(
+        "eval", finished, "--suite", "training,asked.jsonl", "--images", "1",
+        "--rewards", "satisfaction,compressibility", "rewards.satisfaction.model=llava", "rewards.satisfaction.max_tokens=2", "--out", "asked",
+    )
+    assert answer.code == 0, answer.err
+    rewards = {trial["suite"]: set(trial["rewards"]) for trial in summary(Path("asked"))["trials"]}
+    assert rewards == {"training": {"jpeg"}, "asked": {"jpeg", "satisfaction"}}
+    assert all((row["satisfaction.caption"] != "") is (row["suite"] == "asked") for row in table(Path("asked")))
 
 
 @pytest.mark.parametrize(
