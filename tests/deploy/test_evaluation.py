@@ -204,7 +204,8 @@ def test_satisfaction_is_asked_where_the_prompts_have_questions(ddpo, finished, 
     (tmp_path / "asked.jsonl").write_text(json.dumps(asked))
     answer = ddpo(
         "eval", finished, "--suite", "training,asked.jsonl", "--images", "1",
-        "--rewards", "satisfaction,compressibility", "rewards.satisfaction.model=llava", "rewards.satisfaction.max_tokens=2", "--out", "asked",
+        "--rewards", "satisfaction,compressibility", "--out", "asked",
+        "rewards.satisfaction.model=llava", "rewards.satisfaction.max_tokens=2",
     )
     assert answer.code == 0, answer.err
     rewards = {trial["suite"]: set(trial["rewards"]) for trial in summary(Path("asked"))["trials"]}
