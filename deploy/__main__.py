@@ -9,94 +9,9 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
-from ddpo import __version__
 from ddpo.errors import DdpoError, InputError, Interrupted
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="ddpo",
-        description="Fine-tune a text-to-image diffusion model on a reward (DDPO), on Ray or in one process.",
-    )
-    parser.add_argument("--version", action="version", version=f"ddpo {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_train(commands)
-    _add_sample(commands)
-    _add_publish(commands)
-    _add_compare(commands)
-    _add_train_aesthetic(commands)
-    commands.add_parser("recipes", help="list the recipes that ship with the program")
-    return parser
-
-
-def _add_train(commands: argparse._SubParsersAction) -> None:
-    train = commands.add_parser(
-        "train", help="run a recipe or run file",
-        usage="ddpo train RUN.toml [table.key=value ...] [--check] [--resume [STEP]] [--in-process] [--runs FOLDER]",
-    )
-    train.add_argument("words", nargs="*", metavar="RUN.toml table.key=value",
-                       help="a recipe's name or a run file, and what to change in it, e.g. learner.lr=1e-4")
-    train.add_argument("--check", action="store_true", help="print the resolved run and its arithmetic, then stop")
-    train.add_argument("--resume", nargs="?", const="", metavar="STEP",
-                       help="go on from the newest whole checkpoint of this run, or from that of STEP")
-    train.add_argument("--in-process", action="store_true", help="everything in this process, without Ray")
-    train.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where run folders are (runs)")
-
-
-def _add_sample(commands: argparse._SubParsersAction) -> None:
-    sample = commands.add_parser("sample", help="draw pictures with a checkpoint")
-    sample.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a checkpoint, or a run folder's newest")
-    sample.add_argument("prompts", nargs="+", metavar="PROMPT", help='for example "a cat"')
-    sample.add_argument("--out", type=Path, default=Path("samples"), metavar="FOLDER", help="where to (samples)")
-    sample.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="of the first image (0)")
-    sample.add_argument("--count", type=_whole(1), default=1, metavar="N", help="images per prompt (1)")
-    sample.add_argument("--steps", type=_whole(1), default=None, metavar="N", help="denoising steps (those of the run)")
-
-
-def _add_publish(commands: argparse._SubParsersAction) -> None:
-    publish = commands.add_parser("publish", help="make a folder to give away: weights, card, pictures; and upload it")
-    publish.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a checkpoint, or a run folder's newest")
-    publish.add_argument("--out", type=Path, metavar="FOLDER", help="where to (published/NAME-STEP)")
-    publish.add_argument("--push-to-hub", default="", metavar="OWNER/NAME", help="upload it, for you alone to read")
-    publish.add_argument("--public", action="store_true", help="... for everybody to read")
-
-
-def _add_compare(commands: argparse._SubParsersAction) -> None:
-    compare = commands.add_parser(
-        "compare", help="run variants over seeds and draw reward against reward queries",
-        usage="ddpo compare COMPARISON [table.key=value ...] [seeds=[0,1,2]] [--out FOLDER] [--in-process]",
-    )
-    compare.add_argument("words", nargs="+", metavar="COMPARISON table.key=value",
-                         help="a comparison's name or file (`algorithms` ships), and what to change in all its runs")
-    compare.add_argument("--out", type=Path, metavar="FOLDER", help="where its runs go (runs/compare-NAME)")
-    compare.add_argument("--in-process", action="store_true", help="everything in this process, without Ray")
-
-
-def _add_train_aesthetic(commands: argparse._SubParsersAction) -> None:
-    aesthetic = commands.add_parser("train-aesthetic", help="train an aesthetic reward of your own from ratings")
-    aesthetic.add_argument("ratings", type=Path, metavar="RATINGS", help="a .csv with columns image,rating, or AVA.txt")
-    aesthetic.add_argument("--images", type=Path, required=True, metavar="FOLDER", help="where the rated images are")
-    aesthetic.add_argument("--model", default="openai/clip-vit-large-patch14", metavar="CLIP",
-                           help="folder or hub name of the CLIP that looks (openai/clip-vit-large-patch14)")
-    aesthetic.add_argument("--out", type=Path, default=Path("aesthetic-head"), metavar="FOLDER",
-                           help="where the head and the embeddings go (aesthetic-head)")
-    aesthetic.add_argument("--hidden", type=_whole(1), default=64, metavar="N", help="width of the hidden layer (64)")
-    aesthetic.add_argument("--epochs", type=_whole(1), default=200, metavar="N", help="passes over the ratings (200)")
-    aesthetic.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="of the split and the training (0)")
-    aesthetic.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="of the CLIP (auto)")
-    aesthetic.add_argument("--skip", action="store_true", help="leave out images that are missing or cannot be read")
-
-
-def _whole(low: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        if not text.isdigit() or int(text) < low:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {low} or more")
-        return int(text)
-
-    return read
+from deploy.options import read
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -125,6 +40,16 @@ def _sample(options: argparse.Namespace) -> None:
 
     for path in sample(options.checkpoint, options.prompts, options.out, options.seed, options.count, options.steps):
         print(path)
+
+
+def _eval(options: argparse.Namespace) -> None:
+    from deploy.evaluation import Request, evaluate
+
+    page = evaluate(Request(
+        options.checkpoint, options.words, options.suite, options.images, options.seed, options.rewards,
+        options.deploy_steps, options.out,
+    ))
+    print(f"\nEvaluation: {page}")
 
 
 def _publish(options: argparse.Namespace) -> None:
@@ -156,19 +81,15 @@ def _recipes(options: argparse.Namespace) -> None:
     print(listing())
 
 
-def _options(arguments: list[str] | None) -> argparse.Namespace:
-    """Parse; words after an option (`train demo --check lag=1`) count as well, which argparse alone refuses."""
-    parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
-    if options.command not in ("train", "compare") or any(word.startswith("-") for word in rest):
-        return parser.parse_args(arguments)
-    options.words += rest
-    return options
+COMMANDS = {
+    "train": _train, "sample": _sample, "eval": _eval, "compare": _compare, "publish": _publish, "recipes": _recipes,
+    "train-aesthetic": _train_aesthetic,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    code = _run(_options(arguments))
+    code = _run(read(arguments))
     if arguments is None:  # the process ends here: a late Ctrl-C must not turn its exit code into another
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
@@ -183,11 +104,7 @@ def _run(options: argparse.Namespace) -> int:
         os.environ.setdefault(name, value)
     try:
         check_root()
-        commands = {
-            "train": _train, "sample": _sample, "publish": _publish, "compare": _compare, "recipes": _recipes,
-            "train-aesthetic": _train_aesthetic,
-        }
-        commands[options.command](options)
+        COMMANDS[options.command](options)
     except Interrupted as error:
         return _end(str(error), 130)
     except (KeyboardInterrupt, SystemExit):  # while Ray starts, SIGTERM raises the latter

@@ -27,19 +27,20 @@ def sample(path: Path, prompts: list[str], out: Path, seed: int, count: int, ste
     from actors.text import check_lengths
 
     folder = latest_checkpoint(path)
-    run = _run(folder)
+    run = run_of(folder, [])
     base = find(run.policy.base)
     check_lengths(prompts, base)
     _make(out)
-    pipe = _pipeline(folder, run, base)
+    pipe = pipeline(folder, run, base)
     return [
         _draw(pipe, prompt, out, seed + number, run, steps) for prompt in prompts for number in range(count)
     ]
 
 
-def _run(folder: Path) -> Run:
+def run_of(folder: Path, overrides: list[str]) -> Run:
+    """The run that a checkpoint is of, changed by `table.key=value` overrides; raises CheckpointError, ConfigError."""
     try:
-        return parse(checkpoint.read_state(folder).get("run", {}), [], str(folder))
+        return parse(checkpoint.read_state(folder).get("run", {}), overrides, str(folder))
     except CheckpointError as error:
         raise CheckpointError(f"checkpoint {folder}: {error}") from None
 
@@ -51,7 +52,8 @@ def _make(out: Path) -> None:
         raise InputError(f"--out: {out} cannot be made: {error.strerror}. Give another folder.") from None
 
 
-def _pipeline(folder: Path, run: Run, base: BaseModel) -> Any:
+def pipeline(folder: Path, run: Run, base: BaseModel) -> Any:
+    """The tuned model as a diffusers pipeline with DDIM, on the device of the run; raises BaseModelError."""
     import diffusers
     import torch
     from diffusers import DDIMScheduler, UNet2DConditionModel

@@ -21,7 +21,7 @@ def before_after(run: Run) -> str:
     rewards = zip(*(run.tile_rewards(step) for step in steps), strict=True)
     said = zip(*(run.tile_captions(step) for step in steps), strict=True)
     cards = [
-        _card(prompt, images, " → ".join(_rewards(known) for known in ends if known), run.unit, captions)
+        card(prompt, images, " → ".join(_rewards(known) for known in ends if known), run.unit, captions)
         for (prompt, images), ends, captions in zip(_tiles(run, steps, PAIRS), rewards, said, strict=False)
     ]
     pairs = f'<div class="pairs" {_sizes(run)}>\n' + "\n".join(cards) + "\n</div>"
@@ -44,12 +44,12 @@ def _tiles(run: Run, steps: Sequence[int], most: int) -> list[tuple[str, list[st
     """The first prompts, each with its images at these steps."""
     grids = [(step, run.tiles(step)) for step in steps]
     return [
-        (prompt, [_tile(tiles[i], f"{prompt}, {_when(step)}") for step, tiles in grids])
+        (prompt, [tile(tiles[i], f"{prompt}, {_when(step)}") for step, tiles in grids])
         for i, prompt in enumerate(run.prompts[:most])
     ]
 
 
-def _tile(image: Image.Image, alt: str) -> str:
+def tile(image: Image.Image, alt: str) -> str:
     """Small drawings without loss, larger ones shrunk to 288 pixels a side."""
     size, small = f'width="{image.width}" height="{image.height}"', max(image.size) <= 128
     image.thumbnail((288, 288), Image.Resampling.LANCZOS)
@@ -62,10 +62,13 @@ def _when(step: int) -> str:
 
 
 def _sizes(run: Run) -> str:
+    return sizes(run.layout["tile"][1], len(run.grids))
+
+
+def sizes(width: int, columns: int) -> str:
     """Widths of a tile on a desk, a phone and in the film: small drawings enlarged, large images shrunk."""
-    width = run.layout["tile"][1]
     desk, small = (max(2 * width, 96), 80) if width <= 96 else (min(width, 256), min(width, 160))
-    across = min(desk, 160, 960 // len(run.grids) - 4)
+    across = min(desk, 160, 960 // columns - 4)
     edges = "pixelated" if width <= 32 else "auto"
     return f'style="--tile: {desk}px; --small: {small}px; --film: {across}px; --edges: {edges}"'
 
@@ -77,7 +80,8 @@ def _rewards(known: dict[str, float]) -> str:
     return ", ".join(f"{escape(name)} {number(value)}" for name, value in known.items())
 
 
-def _card(prompt: str, images: Sequence[str], rewards: str, unit: str, captions: Sequence[Sequence[str]]) -> str:
+def card(prompt: str, images: Sequence[str], rewards: str, unit: str, captions: Sequence[Sequence[str]]) -> str:
+    """The images of one prompt and noise side by side, over the prompt, their rewards and what was said of each."""
     value = f'<br><span class="value">{rewards} {unit}</span>' if rewards else ""
     texts = [" / ".join(escape(text) for text in said) or "no caption" for said in captions]
     told = f'<br><span class="caption">{" → ".join(f"“{text}”" for text in texts)}</span>' if any(captions) else ""

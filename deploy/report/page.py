@@ -4,7 +4,7 @@ Consumes: a run folder, finished or not. Produces: report.html in it. Waits for 
 the steps logged so far.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
@@ -37,15 +37,24 @@ def write_report(run: Path) -> Path:
 
 def page(run: Run) -> str:
     """The whole page as HTML."""
+    sections = [section(heading, draw(run)) for heading, draw in SECTIONS.items()]
+    cut_short = f"<p>Cut short and left out: {', '.join(run.cut_short)}.</p>" if run.cut_short else ""
+    return document("run report", run.config["name"], account.headline(run), sections, FOOTER + cut_short)
+
+
+def document(kind: str, title: str, headline: str, sections: Sequence[str], footer: str) -> str:
+    """A page of this look, which opens offline; the title is plain text, everything else ready HTML."""
     return PAGE.substitute(
-        title=escape(run.config["name"]),
-        style=page_style(),
-        headline=account.headline(run),
-        sections="\n".join(section(heading, draw(run)) for heading, draw in SECTIONS.items()),
-        cut_short=f"<p>Cut short and left out: {', '.join(run.cut_short)}.</p>" if run.cut_short else "",
+        kind=kind, title=escape(title), style=page_style(), headline=headline, sections="\n".join(sections),
+        footer=footer,
     )
 
 
+FOOTER = """<p>The reward curve is drawn as in Black et al. 2023, “Training Diffusion Models with Reinforcement
+Learning” (<a href="https://arxiv.org/abs/2305.13301">arXiv 2305.13301</a>): against reward queries,
+the number of images scored, because that is what methods are compared by. All numbers come from
+this run's own files.</p>
+"""
 PAGE = Template("""<!doctype html>
 <html lang="en">
 <head>
@@ -53,23 +62,19 @@ PAGE = Template("""<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy"
   content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>$title · ddpo run report</title>
+<title>$title · ddpo $kind</title>
 <style>$style</style>
 </head>
 <body>
 <main>
 <header>
-<p class="kicker">ddpo run report</p>
+<p class="kicker">ddpo $kind</p>
 <h1>$title</h1>
 $headline
 </header>
 $sections
 <footer>
-<p>The reward curve is drawn as in Black et al. 2023, “Training Diffusion Models with Reinforcement
-Learning” (<a href="https://arxiv.org/abs/2305.13301">arXiv 2305.13301</a>): against reward queries,
-the number of images scored, because that is what methods are compared by. All numbers come from
-this run's own files.</p>
-$cut_short
+$footer
 </footer>
 </main>
 </body>

@@ -52,6 +52,8 @@ h1, h2, .statement { text-wrap: balance; font-weight: 600; font-family: Charter,
   "Iowan Old Style", "Palatino Linotype", "Liberation Serif", Georgia, serif; }
 h1 { font-size: 44px; line-height: 1.1; margin: 4px 0 14px; overflow-wrap: anywhere; }
 h2 { font-size: 25px; line-height: 1.2; margin: 0 0 18px; }
+h3 { font-size: 17px; line-height: 1.3; margin: 0 0 12px; }
+figure + h3, details + h3 { margin-top: 40px; }
 section { margin-top: 56px; padding-top: 22px; border-top: 1px solid var(--rule); }
 p { margin: 0 0 14px; max-width: 68ch; }
 a, summary { color: var(--accent); }

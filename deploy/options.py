@@ -1,0 +1,122 @@
+"""The words and options of every command. Consumes the command line, produces a namespace; imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from ddpo import __version__
+
+
+def read(arguments: list[str] | None) -> argparse.Namespace:
+    """Parse; words after an option (`train demo --check lag=1`) count as well, which argparse alone refuses."""
+    options, rest = _parser().parse_known_args(arguments)
+    if options.command not in ("train", "compare", "eval") or any(word.startswith("-") for word in rest):
+        return _parser().parse_args(arguments)
+    options.words += rest
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ddpo",
+        description="Fine-tune a text-to-image diffusion model on a reward (DDPO), on Ray or in one process.",
+    )
+    parser.add_argument("--version", action="version", version=f"ddpo {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_train(commands)
+    _add_sample(commands)
+    _add_publish(commands)
+    _add_compare(commands)
+    _add_train_aesthetic(commands)
+    _add_eval(commands)
+    commands.add_parser("recipes", help="list the recipes that ship with the program")
+    return parser
+
+
+def _add_train(commands: argparse._SubParsersAction) -> None:
+    train = commands.add_parser(
+        "train", help="run a recipe or run file",
+        usage="ddpo train RUN.toml [table.key=value ...] [--check] [--resume [STEP]] [--in-process] [--runs FOLDER]",
+    )
+    train.add_argument("words", nargs="*", metavar="RUN.toml table.key=value",
+                       help="a recipe's name or a run file, and what to change in it, e.g. learner.lr=1e-4")
+    train.add_argument("--check", action="store_true", help="print the resolved run and its arithmetic, then stop")
+    train.add_argument("--resume", nargs="?", const="", metavar="STEP",
+                       help="go on from the newest whole checkpoint of this run, or from that of STEP")
+    train.add_argument("--in-process", action="store_true", help="everything in this process, without Ray")
+    train.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where run folders are (runs)")
+
+
+def _add_sample(commands: argparse._SubParsersAction) -> None:
+    sample = commands.add_parser("sample", help="draw pictures with a checkpoint")
+    sample.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a checkpoint, or a run folder's newest")
+    sample.add_argument("prompts", nargs="+", metavar="PROMPT", help='for example "a cat"')
+    sample.add_argument("--out", type=Path, default=Path("samples"), metavar="FOLDER", help="where to (samples)")
+    sample.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="of the first image (0)")
+    sample.add_argument("--count", type=_whole(1), default=1, metavar="N", help="images per prompt (1)")
+    sample.add_argument("--steps", type=_whole(1), default=None, metavar="N", help="denoising steps (those of the run)")
+
+
+def _add_publish(commands: argparse._SubParsersAction) -> None:
+    publish = commands.add_parser("publish", help="make a folder to give away: weights, card, pictures; and upload it")
+    publish.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a checkpoint, or a run folder's newest")
+    publish.add_argument("--out", type=Path, metavar="FOLDER", help="where to (published/NAME-STEP)")
+    publish.add_argument("--push-to-hub", default="", metavar="OWNER/NAME", help="upload it, for you alone to read")
+    publish.add_argument("--public", action="store_true", help="... for everybody to read")
+
+
+def _add_compare(commands: argparse._SubParsersAction) -> None:
+    compare = commands.add_parser(
+        "compare", help="run variants over seeds and draw reward against reward queries",
+        usage="ddpo compare COMPARISON [table.key=value ...] [seeds=[0,1,2]] [--out FOLDER] [--in-process]",
+    )
+    compare.add_argument("words", nargs="+", metavar="COMPARISON table.key=value",
+                         help="a comparison's name or file (`algorithms` ships), and what to change in all its runs")
+    compare.add_argument("--out", type=Path, metavar="FOLDER", help="where its runs go (runs/compare-NAME)")
+    compare.add_argument("--in-process", action="store_true", help="everything in this process, without Ray")
+
+
+def _add_train_aesthetic(commands: argparse._SubParsersAction) -> None:
+    aesthetic = commands.add_parser("train-aesthetic", help="train an aesthetic reward of your own from ratings")
+    aesthetic.add_argument("ratings", type=Path, metavar="RATINGS", help="a .csv with columns image,rating, or AVA.txt")
+    aesthetic.add_argument("--images", type=Path, required=True, metavar="FOLDER", help="where the rated images are")
+    aesthetic.add_argument("--model", default="openai/clip-vit-large-patch14", metavar="CLIP",
+                           help="folder or hub name of the CLIP that looks (openai/clip-vit-large-patch14)")
+    aesthetic.add_argument("--out", type=Path, default=Path("aesthetic-head"), metavar="FOLDER",
+                           help="where the head and the embeddings go (aesthetic-head)")
+    aesthetic.add_argument("--hidden", type=_whole(1), default=64, metavar="N", help="width of the hidden layer (64)")
+    aesthetic.add_argument("--epochs", type=_whole(1), default=200, metavar="N", help="passes over the ratings (200)")
+    aesthetic.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="of the split and the training (0)")
+    aesthetic.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="of the CLIP (auto)")
+    aesthetic.add_argument("--skip", action="store_true", help="leave out images that are missing or cannot be read")
+
+
+def _add_eval(commands: argparse._SubParsersAction) -> None:
+    suites = "training, other-animals, unseen-animals, objects, unseen-activities, new-pairs, counting, untaught-scenes"
+    parser = commands.add_parser(
+        "eval", help="compare base and tuned from the same noise, on prompts old and new",
+        usage="ddpo eval CHECKPOINT [rewards.NAME.key=value ...] [--suite NAME,...] [--images N] [--seed N] "
+              "[--rewards KIND,...] [--deploy-steps N] [--out FOLDER]",
+    )
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a checkpoint, or a run folder's newest")
+    parser.add_argument("words", nargs="*", metavar="rewards.NAME.key=value",
+                        help="what to measure with, e.g. rewards.clip.kind=clipscore; also policy.base, policy.device")
+    parser.add_argument("--suite", default="training", metavar="NAME,...",
+                        help=f"{suites}; all that apply: all; or a .txt or .jsonl file of prompts (training)")
+    parser.add_argument("--images", type=_whole(1), default=2, metavar="N", help="of every prompt and policy (2)")
+    parser.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="of the noise (0)")
+    parser.add_argument("--rewards", default="", metavar="KIND,...", help="measure these besides those of the run")
+    parser.add_argument("--deploy-steps", type=_whole(1), default=None, metavar="N",
+                        help="of the deployment sampler, eta 0 (half of the run's, at most 20)")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to (RUN/eval/STEP)")
+
+
+def _whole(low: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not text.isdigit() or int(text) < low:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {low} or more")
+        return int(text)
+
+    return read
