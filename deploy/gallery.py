@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ddpo.loop import Rewards, Samplers
+from ddpo.pictures import shift
 from ddpo.types import Policy, Prompts, Rollouts, Scored
 from deploy.folder import RunFolder, guarded, write
 
@@ -54,22 +56,32 @@ class Gallery:
         with guarded(self.folder.images):
             write(self.folder.images / f"{step:06d}.png", _png(grid))
             write(self.folder.images / "grid.json", json.dumps(self._layout(pixels_BYX3)))
-            self._write_scores(step, scored)
+            self._write_scores(step, scored, pixels_BYX3)
         return grid
 
     def _layout(self, pixels_BYX3: NDArray[np.uint8]) -> dict[str, Any]:
         tile_size = list(pixels_BYX3.shape[1:3])
         return {"prompts": self.prompts.text, "seeds": self.prompts.seeds, "columns": self.columns, "tile": tile_size}
 
-    def _write_scores(self, step: int, scored: Scored) -> None:
+    def _write_scores(self, step: int, scored: Scored, pixels_BYX3: NDArray[np.uint8]) -> None:
         path = self.folder.images / "scores.json"
         scores = json.loads(path.read_text()) if path.exists() else {}
         lists = {
             name: [None if np.isnan(v) else round(float(v), 6) for v in values] for name, values in scored.parts.items()
         }
         captions = {name: info["caption"] for name, info in scored.info.items() if "caption" in info}
-        scores[f"{step:06d}"] = {"rewards": lists, **({"captions": captions} if captions else {})}
+        scores[f"{step:06d}"] = {
+            "rewards": lists, "distances": self._distances(scored, pixels_BYX3),
+            **({"captions": captions} if captions else {}),
+        }
         write(path, json.dumps(scores))
+
+    def _distances(self, scored: Scored, pixels_BYX3: NDArray[np.uint8]) -> dict[str, float]:
+        """How far the policy has gone: KL to the base, and the images' distance from those of the first policy."""
+        first = untile(self.folder.images / "000000.png", pixels_BYX3.shape, self.columns)
+        moved = float(shift(pixels_BYX3, first).mean()) if len(first) else math.nan
+        known = {"kl": float(scored.kl_B.mean()), "shift": moved}
+        return {name: value for name, value in known.items() if not math.isnan(value)}
 
 
 def tile(pixels_BYX3: NDArray[np.uint8], columns: int) -> Image.Image:
@@ -79,6 +91,22 @@ def tile(pixels_BYX3: NDArray[np.uint8], columns: int) -> Image.Image:
     for index, pixels in enumerate(pixels_BYX3):
         grid.paste(Image.fromarray(pixels), (index % columns * width, index // columns * height))
     return grid
+
+
+def untile(path: Path, shape: tuple[int, ...], columns: int) -> NDArray[np.uint8]:
+    """The images (B, Y, X, 3) of a grid on disk; none where there is no grid of these measures."""
+    count, height, width, _ = shape
+    size = columns * width, math.ceil(count / columns) * height
+    if not path.is_file():
+        return np.empty((0, *shape[1:]), np.uint8)
+    with Image.open(path) as image:
+        if image.size != size:
+            return np.empty((0, *shape[1:]), np.uint8)
+        pixels = np.asarray(image.convert("RGB"))
+    corners = [divmod(index, columns) for index in range(count)]
+    return np.stack([
+        pixels[row * height : (row + 1) * height, column * width : (column + 1) * width] for row, column in corners
+    ])
 
 
 def _png(image: Image.Image) -> bytes:

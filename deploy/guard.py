@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddpo.config import GuardConfig, Run
+from ddpo.config import GuardConfig
 from learner.checkpoint import BEST, MANIFEST
 
 Row = Mapping[str, Any]
@@ -37,10 +37,9 @@ class Fall:
 class Guard:
     """Looks at every step; remembers what it has said, so that a fall is told once."""
 
-    def __init__(self, run: Run, rows: Sequence[Row]) -> None:
-        self.config, self.rows = run.guard, list(rows)
-        watched = [name for name, reward in run.rewards.items() if reward.weight == 0]
-        self.measures = [] if run.guard.action == "off" else run.guard.measures or watched
+    def __init__(self, config: GuardConfig, watched: Sequence[str], rows: Sequence[Row]) -> None:
+        self.config, self.rows = config, list(rows)
+        self.measures = [] if config.action == "off" else config.measures or list(watched)
         self.told: set[str] = set()
 
     def see(self, row: Row) -> Fall | None:

@@ -110,6 +110,13 @@ class Progress:
         else:
             print(f"step {step}/{self.run.steps}  {text}", file=sys.stderr, flush=True)
 
+    def say(self, text: str) -> None:
+        """A line of its own, above the bar where there is one."""
+        if self.bar:
+            self.bar.console.print(text)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
     def close(self) -> None:
         """Leave the terminal as it was."""
         if self.bar:

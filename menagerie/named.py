@@ -1,11 +1,11 @@
-"""A reward of one's own, to watch: does the independent judge name the scene as the prompt does?
+"""A reward of one's own, to watch: does the independent judge name animal and activity as the prompt does?
 
     [rewards.named]
     kind = "function"
     path = "menagerie/named.py"
     weight = 0
 
-Consumes uint8 (B, 64, 64, 3) images and prompts of scenes; produces 1 where animal and activity are right, else 0.
+Consumes uint8 (B, 64, 64, 3) images and prompts (an animal, with or without its article, or a scene); produces 1 where animal and activity are right, else 0.
 """
 
 from collections.abc import Sequence
@@ -23,4 +23,8 @@ def reward(images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Any]) 
         article(animal) if deed == judge.NOTHING else scene(animal, deed)
         for animal, deed in zip(animals, deeds, strict=True)
     ]
-    return [float(name == prompt) for name, prompt in zip(names, prompts, strict=True)], {"caption": names}
+    right = [
+        float(prompt in (name, animal) if deed == judge.NOTHING else prompt == name)
+        for name, animal, deed, prompt in zip(names, animals, deeds, prompts, strict=True)
+    ]
+    return right, {"caption": names}

@@ -47,7 +47,7 @@ def _reward_part(rows: Sequence[Row], name: str, weight: float) -> str:
     if not known:
         return ""
     caption = f"{escape(name)}, {f'weight {number(weight)}' if weight else 'watched, not trained on'}"
-    return _small(known, {name: [row["rewards"][name] for row in known]}, "mean", caption)
+    return small(known, {name: [row["rewards"][name] for row in known]}, "mean", caption)
 
 
 def _steps_table(rows: Sequence[Row]) -> str:
@@ -62,10 +62,11 @@ def _steps_table(rows: Sequence[Row]) -> str:
     return f"<details><summary>{which} as a table</summary>{table(head, body)}</details>"
 
 
-def _small(
+def small(
     rows: Sequence[Row], series: Mapping[str, Sequence[float]], name: str, caption: str,
     marks: Mapping[str, float] | None = None,
 ) -> str:  # fmt: skip
+    """A chart of half the page's width over its caption."""
     return figure(twice(lambda width: charts.lines_chart(rows, series, name, marks or {}, width), HALF), caption)
 
 
@@ -79,17 +80,17 @@ def updates(run: Run) -> str:
     marks = {"1 + clip": 1 + run.clip, "1 − clip": 1 - run.clip}
     caption = f"{RATIO}; dotted: the clip range 1 ± {number(run.clip, 2)}."
     drawn = [
-        _small(run.rows, {"clip_fraction": _column(run, "clip_fraction")}, "clip fraction", CLIP_FRACTION),
-        _small(run.rows, {"approx_kl": _column(run, "approx_kl")}, "approximate KL", APPROX_KL),
-        _small(run.rows, ratios, "ratio p / p_old", caption, marks),
-        _small(run.rows, {"grad_norm": _column(run, "grad_norm")}, "gradient norm", GRAD_NORM),
+        small(run.rows, {"clip_fraction": _column(run, "clip_fraction")}, "clip fraction", CLIP_FRACTION),
+        small(run.rows, {"approx_kl": _column(run, "approx_kl")}, "approximate KL", APPROX_KL),
+        small(run.rows, ratios, "ratio p / p_old", caption, marks),
+        small(run.rows, {"grad_norm": _column(run, "grad_norm")}, "gradient norm", GRAD_NORM),
     ]
     return f'<div class="small">{"".join(drawn)}</div>'
 
 
 def _regression(run: Run) -> str:
-    loss = _small(run.rows, {"loss": _column(run, "loss")}, "loss", "Mean weighted denoising loss of each step.")
-    return loss + _small(run.rows, {"grad_norm": _column(run, "grad_norm")}, "gradient norm", GRAD_NORM)
+    loss = small(run.rows, {"loss": _column(run, "loss")}, "loss", "Mean weighted denoising loss of each step.")
+    return loss + small(run.rows, {"grad_norm": _column(run, "grad_norm")}, "gradient norm", GRAD_NORM)
 
 
 def _regresses(run: Run) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from string import Template
 
 from deploy.folder import write
-from deploy.report import account, curves, images
+from deploy.report import account, curves, drift, images
 from deploy.report.markup import section
 from deploy.report.read import Run, read_run
 from deploy.report.style import page_style
@@ -18,6 +18,7 @@ from deploy.report.style import page_style
 SECTIONS: dict[str, Callable[[Run], str]] = {
     "Before and after": images.before_after,
     "Reward": curves.reward,
+    "Over-optimisation": drift.section,
     "Images through training": images.film,
     "Policy updates": curves.updates,
     "Noise floor": curves.noise,

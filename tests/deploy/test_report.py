@@ -68,8 +68,8 @@ def headings(text: str) -> list[str]:
 def test_every_section_stands_in_order(run: Path) -> None:
     text, shown = made(run)
     assert headings(text) == [
-        "Before and after", "Reward", "Images through training", "Policy updates", "Noise floor", "Time",
-        "Masked images", "Command and environment", "Config",
+        "Before and after", "Reward", "Over-optimisation", "Images through training", "Policy updates", "Noise floor",
+        "Time", "Masked images", "Command and environment", "Config",
     ]  # fmt: skip
     assert "Mean reward rose from −3.75 to −2.50 kB in 6 steps (96 reward queries), 48 s." in shown.words
     assert "LoRA digest: c0ffee" in shown.text and "ddpo train pets" in shown.text

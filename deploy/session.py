@@ -1,0 +1,156 @@
+"""One call of `ddpo train` while it runs: the main loop, and all that happens between its steps.
+
+Consumes the pools and a checkpoint, produces the run folder's files; waits for the loop and for the grids.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from actors.prompts import Draw
+from ddpo import loop
+from ddpo.advantage import advantage
+from ddpo.errors import Interrupted
+from ddpo.types import Report, Scored
+from deploy.folder import RunFolder, guarded, write
+from deploy.gallery import Gallery
+from deploy.guard import Fall, Guard, mark_best
+from deploy.interrupt import Stop
+from deploy.log import Progress, Wandb, answers, record
+from deploy.prepare import Prepared
+from deploy.report import write_report
+from learner import checkpoint
+from learner.checkpoint import Checkpoint
+
+
+class Overoptimised(Exception):
+    """The guard ends the run."""
+
+    def __init__(self, fall: Fall) -> None:
+        self.fall = fall
+
+
+class Session:
+    """One call of `ddpo train`: from a checkpoint or the start, to the last step or an interrupt."""
+
+    def __init__(
+        self, prepared: Prepared, folder: RunFolder, samplers: Any, rewards: Any, learner: Any, fetch: Any, stop: Stop,
+        wandb: Wandb,
+    ) -> None:
+        self.prepared, self.run, self.folder, self.stop, self.wandb = prepared, prepared.run, folder, stop, wandb
+        self.samplers, self.rewards, self.learner = samplers, rewards, learner
+        self.advantage = advantage(self.run)
+        self.gallery = Gallery(prepared.fixed, samplers, rewards, fetch, folder)
+        watched = [name for name, reward in self.run.rewards.items() if reward.weight == 0]
+        self.guard = Guard(self.run.guard, watched, folder.metrics())
+
+    def go(self, saved: Checkpoint | None) -> None:
+        """Restore, run the main loop, write the result."""
+        policies = saved.policies if saved else [self.learner.policy()]
+        self.policies = loop.Policies(self.run.lag, policies)
+        if saved:
+            self.learner.restore(saved.step, saved.learner, [(p.version, p.digest) for p in policies])
+            self.advantage.restore(saved.advantage)
+        self.progress = Progress(self.run, self.learner.step)
+        try:
+            self._learn(saved)
+        finally:
+            self.progress.close()
+
+    def _learn(self, saved: Checkpoint | None) -> None:
+        if self._has_grid(self.learner.step) and not self.gallery.has(self.learner.step):
+            self.gallery.request(self.learner.policy())
+        self.logging, self.clock = 0.0, time.perf_counter()
+        draw = Draw(self.run, self.prepared.prompts)
+        stopped: Fall | None = None
+        try:
+            loop.run(
+                self.run.steps, draw, self.samplers, self.rewards, self.advantage, self.learner, self.policies, self.log
+            )
+        except Overoptimised as end:
+            stopped = end.fall
+        self._collect()
+        self._finish(stopped)
+
+    def log(self, scored: Scored, report: Report) -> None:
+        """Everything that happens between two steps, outside the algorithm."""
+        fall = self._told(self._write_metrics(scored, report))
+        start = time.perf_counter()
+        step, last = report.version, report.version == self.run.steps
+        guarding = fall is not None and self.run.guard.action == "stop" and not last
+        stopping = self.stop.requested and not last and not guarding
+        if step % self.run.checkpoints.every == 0 or last or stopping or guarding:
+            self._collect()
+            self._checkpoint(step)
+        if self._has_grid(step) or guarding:
+            self._collect()
+            self.gallery.request(self.learner.policy())
+        self.logging = time.perf_counter() - start
+        if fall and guarding:
+            raise Overoptimised(fall)
+        if stopping:
+            self._collect()
+            self._report()
+            raise Interrupted(f"stopped after step {step} of {self.run.steps}; --resume goes on from there.")
+
+    def _told(self, metrics: dict[str, Any]) -> Fall | None:
+        fall = self.guard.see(metrics)
+        if fall:
+            ends = self.run.guard.action == "stop"
+            advice = "The run ends here (guard.action)." if ends else 'guard.action = "stop" would end the run here.'
+            self.progress.say(f"step {fall.step}: {fall}. {advice}")
+        return fall
+
+    def _has_grid(self, step: int) -> bool:
+        return step % self.run.images.every == 0 or step == self.run.steps
+
+    def _write_metrics(self, scored: Scored, report: Report) -> dict[str, Any]:
+        """Before the step's checkpoint, so that none is without its line; "log" is the time since the last line's."""
+        now = time.perf_counter()
+        total, self.clock = now - self.clock, now
+        waiting = max(0.0, total - report.seconds - self.logging)
+        seconds = {**scored.seconds, "learn": report.seconds, "wait": waiting, "log": self.logging, "total": total}
+        metrics = record(scored, report, report.version * len(scored.prompts.ids), seconds)
+        for image, reason in scored.masked.items():
+            self.folder.append(self.folder.masked_file, {"step": report.version, "image": image, "reason": reason})
+        for answer in answers(scored, report.version):
+            self.folder.append(self.folder.answers_file, answer)
+        self.folder.append(self.folder.metrics_file, metrics)
+        self.wandb.scalars(metrics)
+        self.progress.show(metrics)
+        return metrics
+
+    def _checkpoint(self, step: int) -> None:
+        with guarded(self.folder.checkpoints):
+            checkpoint.save(
+                self.folder.checkpoints, step, self.learner.state(), list(self.policies.recent),
+                self.advantage.state(), self.run, self.prepared.base,
+            )
+            if self.run.checkpoints.best:
+                measure, window = self.run.checkpoints.best, self.run.guard.window
+                mark_best(self.folder.checkpoints, step, self.guard.rows, measure, window)
+            checkpoint.prune(self.folder.checkpoints, self.run.checkpoints.keep)
+
+    def _collect(self) -> None:
+        for step, grid in self.gallery.collect():
+            self.wandb.images(step, grid, self.learner.step)
+
+    def _finish(self, stopped: Fall | None) -> None:
+        metrics = self.folder.metrics()
+        seconds, images = sum(m["seconds"]["total"] for m in metrics), sum(m["images"] for m in metrics)
+        result = {
+            "steps": metrics[-1]["step"], "lora_digest": self.learner.policy().digest,
+            "reward_first": metrics[0]["reward_mean"], "reward_last": metrics[-1]["reward_mean"],
+            "images_trained": images, "images_masked": sum(m["images_masked"] for m in metrics),
+            "images_per_second": images / seconds, "wall_seconds": seconds,
+            **({"stopped": str(stopped)} if stopped else {}),
+        }
+        with guarded(self.folder.path):
+            write(self.folder.result_file, json.dumps(result, indent=1))
+        self._report()
+
+    def _report(self) -> None:
+        with guarded(self.folder.path):
+            write_report(self.folder.path)
