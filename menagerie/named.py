@@ -5,7 +5,8 @@
     path = "menagerie/named.py"
     weight = 0
 
-Consumes uint8 (B, 64, 64, 3) images and prompts (an animal, with or without its article, or a scene); produces 1 where animal and activity are right, else 0.
+Consumes uint8 (B, 64, 64, 3) images and prompts (an animal, with or without its article, or a scene); produces 1 where
+animal and activity are right, else 0.
 """
 
 from collections.abc import Sequence
