@@ -19,6 +19,7 @@ from deploy.report.style import CHART, FONTS, LIGHT
 from deploy.report.svg import drawing, text
 
 SIDE, MARGIN, HEADING, COLUMN = 142, 44, 46, 320  # pixels: a tile, the rim, the title, a column of pairs
+LINE = 22  # pixels from one line of a caption to the next
 CHART_SCALE = 1.7  # the chart is drawn small and set large: its text is read on a picture half as wide
 STYLE = f"""
 .chart text {{ font-family: {FONTS}; }}
@@ -26,6 +27,7 @@ STYLE = f"""
 .chart .title {{ font-size: 25px; font-weight: 600; fill: var(--ink); }}
 .chart .dot {{ opacity: 0; }}
 .chart .prompt {{ font-size: 21px; fill: var(--ink); }}
+.chart .said {{ font-size: 16px; font-style: italic; }}
 """
 
 
@@ -71,17 +73,30 @@ def poster(run: Run, count: int) -> str:
 
 def _cards(run: Run, count: int) -> tuple[list[str], int]:
     """The pairs in two columns, read downwards, and the height of a poster that holds them."""
-    pairs = list(zip(run.prompts, run.tiles(min(run.grids)), run.tiles(max(run.grids)), strict=True))[:count]
-    rows, pitch = math.ceil(len(pairs) / 2), SIDE + 52
+    ends = min(run.grids), max(run.grids)
+    before, after = map(run.tiles, ends)
+    pairs = list(zip(run.prompts, before, after, _said(run, ends), strict=True))[:count]
+    lines = max(len(said) for *_, said in pairs)
+    rows, pitch = math.ceil(len(pairs) / 2), SIDE + 52 + LINE * lines
     corners = [(MARGIN + i // rows * COLUMN, MARGIN + HEADING + i % rows * pitch) for i in range(len(pairs))]
-    cards = [_pair(*pair, *corner) for pair, corner in zip(pairs, corners, strict=True)]
+    cards = [_pair(*pair, x, y) for pair, (x, y) in zip(pairs, corners, strict=True)]
     return cards, 2 * MARGIN + HEADING + rows * pitch - 14
 
 
-def _pair(prompt: str, before: Image.Image, after: Image.Image, x: int, y: int) -> str:
-    """Two tiles side by side over their prompt."""
+def _said(run: Run, ends: tuple[int, int]) -> list[list[str]]:
+    """What a reward said of each pair: a line for the left and one for the right, where it said anything."""
+    texts = zip(*map(run.tile_captions, ends), strict=True)
+    return [[f"“{said[0]}”" for said in both] if all(both) else [] for both in texts]
+
+
+def _pair(prompt: str, before: Image.Image, after: Image.Image, said: list[str], x: int, y: int) -> str:
+    """Two tiles side by side over their prompt and what a reward said of them."""
     words = text(x, y + SIDE + 26, textwrap.shorten(prompt, 30, placeholder=" …"), "start", "prompt")
-    return _tile(before, x, y) + _tile(after, x + SIDE + 6, y) + words
+    lines = [
+        text(x, y + SIDE + 26 + LINE * (i + 1), textwrap.shorten(line, 42, placeholder=" …”"), "start", "said")
+        for i, line in enumerate(said)
+    ]
+    return _tile(before, x, y) + _tile(after, x + SIDE + 6, y) + words + "".join(lines)
 
 
 def _tile(image: Image.Image, x: int, y: int) -> str:

@@ -1,5 +1,6 @@
 """Charts and the README picture: right, readable at any length, well formed."""
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
-from report_run import grid, metrics, write_rows, write_run
+from report_run import grid, metrics, write_json, write_rows, write_run
 
 from deploy.report import charts, picture, poster, scale, svg, write_report
 from deploy.report.read import read_run
@@ -114,6 +115,17 @@ def test_the_picture_is_a_card_for_light_and_dark_pages(run: Path, tmp_path: Pat
         corner = poster.MARGIN + 2, poster.MARGIN + poster.HEADING + 2
         assert image.convert("RGB").getpixel(corner) == grid(0).getpixel((0, 0))
     assert sorted(tmp_path.iterdir()) == [path, run]
+
+
+def test_the_picture_shows_what_was_said_of_both_images(run: Path) -> None:
+    plain = poster.poster(read_run(run), 4)
+    scores = json.loads((run / "images/scores.json").read_text())
+    for step, word in (("000000", "dog"), ("000006", "cat")):
+        scores[step]["captions"] = {"seen": [f"a {word} & more", "b", None, "d"]}
+    write_json(run / "images/scores.json", scores)
+    told = poster.poster(read_run(run), 4)
+    assert told.index("“a dog &amp; more”") < told.index("“a cat &amp; more”")
+    assert told.count('class="said"') == 6 and 'class="said"' not in plain
 
 
 def test_the_picture_needs_two_grids(run: Path, tmp_path: Path) -> None:
