@@ -165,11 +165,12 @@ class CheckpointsConfig:
 class GuardConfig:
     """[guard]: over-optimisation, that is a watched measure falling while the trained reward rises.
 
-    A measure has fallen by (its best mean over `window` steps - that of the last) / the spread of its first images.
+    A measure has fallen by (its best mean over `window` steps - that of the last) / the spread of its images, the
+    larger of the first steps' and the last ones'.
     """
 
     action: str = knob("warn", "what a fall does; stop ends the run with a checkpoint", choices=("off", "warn", "stop"))
-    fall: float = knob(0.5, "the fall that is too much, in standard deviations over the first images", above=0)
+    fall: float = knob(0.5, "the fall that is too much, in standard deviations over the images", above=0)
     window: int = knob(8, "steps whose mean is compared", low=1)
     measures: list[str] = knob([], "rewards that must not fall; empty takes all of weight 0")
 

@@ -61,7 +61,7 @@ def fall(rows: Sequence[Row], measure: str, config: GuardConfig) -> Fall | None:
         return None
     means = [mean(known[end - size : end], measure) for end in range(size, len(known) + 1)]
     best = max(range(len(means)), key=means.__getitem__)
-    spread = sum(row["rewards_std"][measure] for row in known[:size]) / size
+    spread = max(sum(row["rewards_std"][measure] for row in some) / size for some in (known[:size], known[-size:]))
     rose = mean(known[-size:], TRAINED) > mean(known[best : best + size], TRAINED)
     if not rose or spread == 0 or means[best] - means[-1] <= config.fall * spread:
         return None

@@ -38,18 +38,24 @@ def section(run: Run) -> str:
 def _against(rows: Sequence[Row], name: str) -> str:
     """The trained reward and a watched one, each in standard deviations of its images at the start."""
     both = [row for row in rows if row["rewards"].get(name) is not None]
-    if len(both) < 2 or not both[0]["rewards_std"][name] or not both[0]["reward_std"]:
+    ends = [both[0], both[-1]] if both else []
+    spreads = [max((row["reward_std"] for row in ends), default=0), max((_std(row, name) for row in ends), default=0)]
+    if len(both) < 2 or not all(spreads):
         return ""
     first = both[0]
     series = {
-        "trained": [(row["reward_mean"] - first["reward_mean"]) / first["reward_std"] for row in both],
-        name: [(row["rewards"][name] - first["rewards"][name]) / first["rewards_std"][name] for row in both],
+        "trained": [(row["reward_mean"] - first["reward_mean"]) / spreads[0] for row in both],
+        name: [(row["rewards"][name] - first["rewards"][name]) / spreads[1] for row in both],
     }
     caption = (
         f"Blue: the trained reward; orange: {escape(name)}, watched. Both as their change from the first step, in "
-        "standard deviations of that step's images."
+        "standard deviations over the images of a step, the larger of the first's and the last's."
     )
     return small(both, series, "change", caption)
+
+
+def _std(row: Row, name: str) -> float:
+    return row["rewards_std"][name]
 
 
 def _distances(run: Run) -> list[str]:
