@@ -67,7 +67,7 @@ def test_variants_change_the_recipe_and_words_change_all(comparison):
 def test_the_algorithms_are_compared_at_equal_reward_queries():
     assert "algorithms" in names()
     runs = read("algorithms", ["rewards.jpeg.kind=incompressibility"]).runs
-    assert list(runs) == ["ddpo-is", "ddpo-sf", "rwr", "rwr-sparse"]
+    assert list(runs) == ["ddpo-is", "ddpo-sf", "rwr", "rwr-sparse", "rwr-uniform"]
     assert {len(some) for some in runs.values()} == {3}
     assert len({run.steps * run.learner.images_per_step for some in runs.values() for run in some}) == 1
 
