@@ -105,6 +105,9 @@ def _run(options: argparse.Namespace) -> int:
     try:
         check_root()
         COMMANDS[options.command](options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of `ddpo recipes | head` has gone; nothing more can be told to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Interrupted as error:
         return _end(str(error), 130)
     except (KeyboardInterrupt, SystemExit):  # while Ray starts, SIGTERM raises the latter

@@ -171,3 +171,11 @@ def test_train_aesthetic_says_how_good_the_head_is_and_how_to_use_it(ddpo, tmp_p
     wrong = ddpo("train-aesthetic", "r.csv", "--images", "nowhere")
     assert wrong.code == 2 and "--images: there is no folder nowhere" in wrong.err
     assert ddpo("train-aesthetic", "none.csv", "--images", ".").code == 2
+
+
+def test_a_reader_that_leaves_is_no_failure():
+    gone = subprocess.run(
+        f"{sys.executable} -m deploy recipes | true; exit ${{PIPESTATUS[0]}}", shell=True, executable="/bin/bash",
+        capture_output=True, text=True, timeout=60, check=False,
+    )
+    assert (gone.returncode, gone.stderr) == (0, "")
