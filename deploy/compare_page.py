@@ -9,14 +9,14 @@ import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING
 
 from deploy.folder import write
 from deploy.report import svg
 from deploy.report.markup import NARROW, WIDE, figure, section, table, twice
+from deploy.report.page import document
 from deploy.report.scale import Scale, counted, number, padded
-from deploy.report.style import CHART, FONTS, LIGHT, page_style
+from deploy.report.style import CHART, FONTS, LIGHT
 
 if TYPE_CHECKING:
     from deploy.compare import Curve
@@ -33,11 +33,9 @@ def draw(name: str, about: str, curves: Sequence[Curve], folder: Path) -> Path:
     alone = chart(curves, colours, WIDE).replace("<svg ", f'<svg font-family="{FONTS.replace(chr(34), "")}" ', 1)
     ground = f'<style>{style}</style><rect width="100%" height="100%" fill="{LIGHT["paper"]}"/>'
     write(folder / "compare.svg", alone.replace("\n", "\n" + ground + "\n", 1))
-    page = PAGE.substitute(
-        title=escape(name), about=escape(about), style=page_style(),
-        figure=figure(twice(lambda width: chart(curves, colours, width)), caption(curves)),
-        numbers=section("Numbers", numbers(curves)),
-    )
+    drawn = figure(twice(lambda width: chart(curves, colours, width)), caption(curves))
+    sections = [section("Reward by reward queries", drawn), section("Numbers", numbers(curves))]
+    page = document("comparison", name, f'<p class="statement">{escape(about)}</p>', sections, "")
     write(folder / "compare.html", page)
     return folder / "compare.html"
 
@@ -100,28 +98,3 @@ def numbers(curves: Sequence[Curve]) -> str:
         each = ", ".join(number(end) for end in ends)
         rows.append([escape(curve.variant), number(sum(ends) / len(ends)), each, f"{curve.queries[-1]:,}"])
     return table(head, rows)
-
-
-PAGE = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>$title · ddpo comparison</title>
-<style>$style</style>
-</head>
-<body>
-<main>
-<header>
-<p class="kicker">ddpo comparison</p>
-<h1>$title</h1>
-<p class="statement">$about</p>
-</header>
-$figure
-$numbers
-</main>
-</body>
-</html>
-""")

@@ -13,7 +13,6 @@ Shapes: B pictures and their texts, C channels, H height, W width, L tokens, D f
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 # transformers annotates less than it accepts and returns.
 
-import argparse
 import colorsys
 import time
 from pathlib import Path
@@ -27,7 +26,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcesso
 from menagerie import ACTIVITIES, ANIMALS, art, article, scene, scenes, tokenizer
 from menagerie.describer import PATCH, WIDTH, Naming, Told, pool
 from menagerie.judge import as_images, disturb
-from menagerie.loop import descend, loop, rate, set_rate
+from menagerie.loop import descend, loop, rate, set_rate, wanted
 
 FOLDER = Path(__file__).parent / "clip"
 TEXT, SHARED = 96, 128  # features of a word, features of picture and text
@@ -142,12 +141,7 @@ def right(folder: Path, pictures: np.ndarray, told: list[Told]) -> float:
 
 def main() -> None:
     """Read the command line, train, save, and say how often the right caption is the nearest."""
-    parser = argparse.ArgumentParser(prog="python -m menagerie.clip", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="the model folder to write")
-    parser.add_argument("--art", type=Path, help="a folder that holds the packages (named @iconify-json)")
-    parser.add_argument("--work", type=Path, default=Path.home() / ".cache" / "menagerie", help="checkpoints, art")
-    parser.add_argument("--steps", type=int, default=STEPS)
-    wishes = parser.parse_args()
+    wishes = wanted("python -m menagerie.clip", __doc__, STEPS)
     began = time.monotonic()
     drawings = art.load(wishes.art or art.fetch(wishes.work / "art"))
     model, proc = train(*pool(drawings, PICTURES, SEED), wishes.steps, wishes.work / "clip.pt")

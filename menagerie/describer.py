@@ -13,7 +13,6 @@ Shapes: B pictures, C channels, H height, W width, L tokens, P patches, D featur
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 # transformers annotates less than it accepts and returns.
 
-import argparse
 import time
 from pathlib import Path
 
@@ -34,7 +33,7 @@ from transformers import (
 
 from menagerie import ACTIVITIES, ANIMALS, art, article, scene, scenes
 from menagerie.judge import DEEDS, as_images, disturb
-from menagerie.loop import descend, loop, rate, set_rate
+from menagerie.loop import descend, loop, rate, set_rate, wanted
 
 FOLDER = Path(__file__).parent / "describer"
 PATCH = 8
@@ -207,12 +206,7 @@ def save(model: nn.Module, proc: LlavaProcessor, folder: Path) -> None:
 
 def main() -> None:
     """Read the command line, train, save, and say how often a description is right."""
-    parser = argparse.ArgumentParser(prog="python -m menagerie.describer", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="the model folder to write")
-    parser.add_argument("--art", type=Path, help="a folder that holds the packages (named @iconify-json)")
-    parser.add_argument("--work", type=Path, default=Path.home() / ".cache" / "menagerie", help="checkpoints, art")
-    parser.add_argument("--steps", type=int, default=STEPS)
-    wishes = parser.parse_args()
+    wishes = wanted("python -m menagerie.describer", __doc__, STEPS)
     began = time.monotonic()
     drawings = art.load(wishes.art or art.fetch(wishes.work / "art"))
     model, proc = train(*pool(drawings, PICTURES, SEED), wishes.steps, wishes.work / "describer.pt")

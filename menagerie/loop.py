@@ -5,6 +5,7 @@ Produces: step numbers; a checkpoint every few minutes, on SIGTERM (then the pro
 Waits for: the other processes, once a step, where `torchrun` started several.
 """
 
+import argparse
 import signal
 import time
 from collections.abc import Iterator
@@ -103,3 +104,13 @@ def descend(model: torch.nn.Module, optimizer: torch.optim.Optimizer, value: tor
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad()
+
+
+def wanted(program: str, about: str | None, steps: int) -> argparse.Namespace:
+    """Read the command line of a recipe that trains one model: out, art, work, steps."""
+    parser = argparse.ArgumentParser(prog=program, description=about)
+    parser.add_argument("--out", type=Path, required=True, help="the model folder to write")
+    parser.add_argument("--art", type=Path, help="a folder that holds the packages (named @iconify-json)")
+    parser.add_argument("--work", type=Path, default=Path.home() / ".cache" / "menagerie", help="checkpoints, art")
+    parser.add_argument("--steps", type=int, default=steps)
+    return parser.parse_args()

@@ -3,7 +3,7 @@
 Consumes: a run folder, finished or not. Produces: report.html in it (`write_report`), or a PNG (`picture`), whole or
 not at all. Waits for nothing.
 
-    read.py    the run folder           images.py, curves.py, account.py   the sections
+    read.py    the run folder           images.py, curves.py, drift.py, account.py   the sections
     scale.py   numbers, axes            page.py, markup.py, style.py       the page, its pieces and CSS
     svg.py     pieces of a drawing      charts.py                          the curves and bars
     poster.py  the picture
