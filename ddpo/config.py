@@ -58,11 +58,13 @@ class PromptsConfig:
 class ActorsConfig:
     """[actors]: the sampler processes."""
 
-    count: int = knob(2, "sampler processes on the cluster", low=1)
+    count: int = knob(2, "sampler processes on the cluster, at first and at least", low=1)
+    max_count: int = knob(0, "most of them, where more would help; 0 keeps to count", low=0)
     batch: int = knob(8, "images denoised together: the unit of work", low=1)
     threads: int = knob(1, "CPU threads of one sampler; part of the numbers, so fixed here", low=1)
     cpus: float = knob(1.0, "CPUs that Ray reserves for one sampler", low=0)
     gpus: float = knob(0.0, "GPUs that Ray reserves for one sampler; fractions share one", low=0)
+    accelerator: str = knob("", 'only on nodes with this ray.io/accelerator-type, such as "A100"')
     timeout: float = knob(600.0, "seconds one chunk may take", above=0)
 
 
@@ -75,7 +77,8 @@ class RewardConfig:
         "pickscore", "hpsv2", "imagereward", "diversity",
     ))
     weight: float = knob(1.0, "weight in the sum that is optimised; 0 watches the reward without training on it")
-    workers: int = knob(1, "scoring processes on the cluster", low=1)
+    workers: int = knob(1, "scoring processes on the cluster, at first and at least", low=1)
+    max_workers: int = knob(0, "most of them, where more would help; 0 keeps to workers", low=0)
     path: str = knob("", 'Python file of kind = "function"')
     function: str = knob("reward", "name of the function in that file")
     model: str = knob("", "folder or hub name of the kind's model (LLaVA, CLIP); empty takes the published one")
@@ -90,7 +93,8 @@ class RewardConfig:
     device: str = knob("auto", "auto takes cuda where there is one", choices=("auto", "cpu", "cuda"))
     threads: int = knob(1, "CPU threads of one worker's torch; part of the numbers, so fixed here", low=1)
     cpus: float = knob(1.0, "CPUs that Ray reserves for one worker", low=0)
-    gpus: float = knob(0.0, "GPUs that Ray reserves for one worker", low=0)
+    gpus: float = knob(0.0, "GPUs that Ray reserves for one worker; fractions share one", low=0)
+    accelerator: str = knob("", 'only on nodes with this ray.io/accelerator-type, such as "T4"')
     timeout: float = knob(120.0, "seconds one chunk may take before its images are masked", above=0)
 
 
@@ -105,7 +109,7 @@ OPTIONS = {  # of [rewards.NAME] beyond those that every kind has
     "hpsv2": {"model", "processor", "dtype", "device"},
     "imagereward": {"model", "processor", "dtype", "device"},
 }
-COMMON = {"kind", "weight", "workers", "threads", "cpus", "gpus", "timeout"}
+COMMON = {"kind", "weight", "workers", "max_workers", "threads", "cpus", "gpus", "accelerator", "timeout"}
 
 
 @dataclass(frozen=True)

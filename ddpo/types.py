@@ -94,11 +94,11 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Chunk:
-    """One chunk's three results; each is the object itself in one process and a Ray reference on a cluster."""
+    """One chunk's three results; images and trajectory are Ray references on a cluster."""
 
     images: Any
     trajectory: Any
-    receipt: Any
+    receipt: Receipt
 
 
 @dataclass(frozen=True)

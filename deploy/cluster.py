@@ -5,21 +5,26 @@ Consumes a `Run`, produces the three pools; waits, with a deadline, for the clus
 
 from __future__ import annotations
 
+import concurrent.futures
 import logging
 import math
 import os
 import secrets
 import socket
 from collections.abc import Iterator, Mapping
+from concurrent.futures import FIRST_EXCEPTION
 from contextlib import contextmanager
 from typing import Any
 
 from ddpo.config import Run
+from ddpo.control import Control
 from ddpo.errors import DeadlineError, InputError, WorkerError
-from ddpo.source import fingerprint
+from ddpo.pool import Pool
+from ddpo.types import Images, Rollouts
 from deploy.interrupt import undisturbed, whole
 from deploy.prepare import Prepared
 
+FETCH = 600.0  # seconds for images to come, drawn again if need be
 QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
@@ -110,42 +115,65 @@ def _sum(run: Run, kind: str) -> int:
     return math.ceil(run.actors.count * getattr(run.actors, kind) + rewards + getattr(run.learner, kind))
 
 
-def pools(prepared: Prepared) -> tuple[Any, Any, Any]:
+@contextmanager
+def pools(prepared: Prepared) -> Iterator[tuple[Any, Any, Any]]:
     """Samplers, rewards and learner on the connected cluster, started and running this very code."""
-    from actors.ray_pool import RaySamplers
+    from actors.pooled import PooledSamplers
+    from deploy.staff import Staff
     from learner.ray_group import RayLearner
-    from rewards.ray_pool import RayRewards
+    from rewards.pooled import PooledRewards
 
-    run, base = prepared.run, prepared.base
-    learner = RayLearner(run, base, _environment(run.learner.threads))
-    samplers = RaySamplers(run, base, _environment(run.actors.threads))
-    rewards = RayRewards(run, prepared.reward_sources, _environment(1))
-    _await_start(run, {"sampler": samplers.started, "reward worker": rewards.started, "learner": [learner.started]})
-    return samplers, rewards, learner
+    run, base, control = prepared.run, prepared.base, Control()
+    staff = Staff(run.name, _environment)
+    try:
+        learner = RayLearner(run, base, _environment(run.learner.threads))
+        samplers = PooledSamplers(run, base, control, staff)
+        rewards = PooledRewards(run, prepared.reward_sources, control, staff)
+        _await_start(run, control, [samplers.pool, *rewards.pools.values()], learner)
+        yield samplers, rewards, learner
+    finally:
+        with undisturbed():
+            control.close()
+
+
+def images(rollouts: Rollouts) -> list[Images]:
+    """The images of a batch that is drawn; a chunk that was lost with its node is drawn again."""
+    import ray
+    from ray.exceptions import ObjectLostError
+
+    found = []
+    for chunk in rollouts.chunks:
+        try:
+            found.append(ray.get(chunk.images, timeout=FETCH))
+        except ObjectLostError:
+            chunk.renew(FETCH)
+            found.append(ray.get(chunk.images, timeout=FETCH))
+    return found
 
 
 def _environment(threads: int) -> dict[str, Any]:
     return {"env_vars": {**QUIET, **thread_settings(threads)}}
 
 
-def _await_start(run: Run, started: dict[str, list[Any]]) -> None:
-    import ray
+def _await_start(run: Run, control: Control, pools: list[Pool], learner: Any) -> None:
+    """Until every pool has its first workers and the learner stands; raises what kept one of them from it."""
+    from deploy.staff import same_sources
 
-    references = [reference for group in started.values() for reference in group]
-    _, missing = ray.wait(references, num_returns=len(references), timeout=run.ray.timeout)
+    up = {pool.name: control.spawn(pool.staffed()) for pool in pools}
+    up["learner"] = control.spawn(same_sources(learner.started))
+    done, missing = concurrent.futures.wait(up.values(), timeout=run.ray.timeout, return_when=FIRST_EXCEPTION)
+    for future in done:
+        future.result()
     if missing:
-        waiting = [f"{sum(r in missing for r in group)} of {len(group)} {role}s" for role, group in started.items()]
+        import ray
+
+        states = [pool.state() for pool in pools if up[pool.name] in missing]
+        waiting = [f"{state.starting} of {state.target} {state.name}" for state in states]
+        waiting += ["the learner"] * (up["learner"] in missing)
         raise DeadlineError(
             f"after ray.timeout = {run.ray.timeout:g} s the cluster has not started {', '.join(waiting)}. It has "
             f"{_resources(ray.cluster_resources())}, free now {_resources(ray.available_resources())}. Add nodes, or "
             "lower actors.count, rewards.NAME.workers, or the cpus and gpus they reserve."
-        )
-    from rewards.ray_pool import fetch
-
-    if set(fetch(references, run.ray.timeout)) != {fingerprint()}:
-        raise WorkerError(
-            "a worker runs other sources than this driver: its node has another version of the program, and results "
-            "would mix both. Bring all nodes to one version (on a cluster: ray job submit --working-dir .)."
         )
 
 

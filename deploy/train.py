@@ -107,11 +107,8 @@ def _pools(prepared: Prepared, in_process: bool) -> Iterator[tuple[Any, Any, Any
         rewards = LocalRewards(run, prepared.reward_sources)
         yield LocalSamplers(run, base), rewards, LocalLearner(run, base), _here
         return
-    with cluster.connected(prepared.run):
-        from rewards.ray_pool import fetch
-
-        patience = prepared.run.actors.timeout
-        yield *cluster.pools(prepared), lambda rollouts: fetch([c.images for c in rollouts.chunks], patience)
+    with cluster.connected(prepared.run), cluster.pools(prepared) as pools:
+        yield *pools, cluster.images
 
 
 def _here(rollouts: Rollouts) -> list[Any]:

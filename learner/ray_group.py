@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import ray
 from numpy.typing import NDArray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
 
 from ddpo.base import BaseModel
 from ddpo.config import Run
@@ -77,18 +77,22 @@ class RayLearner:
 
     def update(self, scored: Scored, advantages_B: NDArray[np.float64]) -> Report:
         """Learn from a batch; where the actor dies, rebuild it and learn from the same batch again."""
-        trajectories = [chunk.trajectory for chunk in scored.chunks]
         self.known = self.known or [(self.policy().version, self.policy().digest)]
         cause: RayActorError | None = None
         for _ in range(REBUILDS):
             try:
                 if cause:
                     self._rebuild()
+                trajectories = [chunk.trajectory for chunk in scored.chunks]
                 call = self.actor.learn.options(num_returns=3, name=f"learn step {self.step + 1}")
                 report, policy, state = call.remote(trajectories, advantages_B, scored.kept_B)
                 answer: Report = self._get(report)
             except RayActorError as error:
                 cause = error
+                continue
+            except ObjectLostError:
+                for chunk in scored.chunks:
+                    chunk.renew(self.run.actors.timeout)
                 continue
             self._published(answer, policy, state)
             return answer
@@ -115,7 +119,8 @@ class RayLearner:
         try:
             return ray.get(reference, timeout=self.run.learner.timeout)
         except RayTaskError as error:
-            raise (error.cause if isinstance(error.cause, DdpoError) else WorkerError(str(error))) from None
+            passed = isinstance(error.cause, DdpoError | ObjectLostError)
+            raise (error.cause if passed else WorkerError(str(error))) from None
         except GetTimeoutError:
             raise DeadlineError(
                 f"step {self.step + 1} was not learned within learner.timeout = {self.run.learner.timeout:g} s. Raise "

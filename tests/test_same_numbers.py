@@ -41,6 +41,11 @@ def in_process(run: Run, log: Callable[..., None] = lambda scored, report: None)
     return learn(run, (LocalSamplers(run, prepared.base), rewards, LocalLearner(run, prepared.base)), log)
 
 
+def on_cluster(run: Run, log: Callable[..., None] = lambda scored, report: None) -> str:
+    with cluster.pools(prepare(run)) as pools:
+        return learn(run, pools, log)
+
+
 @pytest.fixture(scope="module")
 def expected() -> dict[int, str]:
     """Digests of the runs in this process, by lag, filled on demand."""
@@ -71,7 +76,7 @@ def test_the_same_config_gives_the_same_digest_and_another_seed_another(make_run
 @pytest.mark.parametrize(("lag", "samplers"), [(0, 1), (0, 3), (2, 1), (2, 3)])
 def test_on_ray_and_in_one_process_alike(make_run, ray_cluster, expected, lag, samplers):
     run = make_run(STEPS, f"lag={lag}", f"actors.count={samplers}", f"name=alike-{lag}-{samplers}")
-    on_ray = learn(run, cluster.pools(prepare(run)))
+    on_ray = on_cluster(run)
     expected.setdefault(lag, in_process(run))
     assert on_ray == expected[lag]
 
@@ -82,7 +87,7 @@ def test_a_reward_that_is_a_model_gives_the_same_numbers_on_ray(make_run, ray_cl
     llava, bert = seeing.llava(tmp_path / "llava"), seeing.bert(tmp_path / "bert")
     seen = f"{{kind='alignment', model='{llava}', compare='{bert}', layer=1, max_tokens=4, workers=2}}"
     run = make_run("lag=1", f"rewards={{seen={seen}}}", f"learner.algorithm={algorithm}", f"name=seen-{algorithm}")
-    assert learn(run, cluster.pools(prepare(run))) == in_process(run)
+    assert on_cluster(run) == in_process(run)
 
 
 @pytest.mark.ray
@@ -98,7 +103,7 @@ def test_a_killed_process_changes_nothing(make_run, ray_cluster, expected, lag, 
         if report.version == 2:
             os.kill(pids[0], signal.SIGKILL)
 
-    on_ray = learn(run, cluster.pools(prepare(run)), kill)
+    on_ray = on_cluster(run, kill)
     expected.setdefault(lag, in_process(run))
     assert not psutil.pid_exists(pids[0])
     assert on_ray == expected[lag]

@@ -1,0 +1,90 @@
+"""The samplers of a run as a pool of processes, on Ray or simulated.
+
+Consumes `Prompts` and a `Policy`, produces `Rollouts` whose chunks are being drawn; waits for nothing. The policy
+travels with every call and a sampler loads it only when it is new, so that whoever draws a chunk, for the first time or
+again, draws the same.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import Future
+from typing import Any
+
+from actors.sampler import Sampler
+from ddpo.base import BaseModel
+from ddpo.config import Run
+from ddpo.control import Control, within
+from ddpo.pool import Call, Pool, Size
+from ddpo.source import fingerprint
+from ddpo.types import Chunk, Policy, Prompts, Receipt, Rollouts
+
+YIELD = 5  # niceness above the learner's: a batch ahead can wait, the learner is what the next policy waits for
+
+
+class SamplerActor(Sampler):
+    """A Sampler that says which code it runs, and gives way to the learner where they share processor cores."""
+
+    def __init__(self, run: Run, base: BaseModel) -> None:
+        os.nice(YIELD)
+        super().__init__(run, base)
+
+    def fingerprint(self) -> str:
+        """Of the sources on its node."""
+        return fingerprint()
+
+
+class Drawing:
+    """A chunk that is being drawn, or drawn again where its objects were lost. Reads as a Chunk once it is there."""
+
+    def __init__(self, control: Control, pool: Pool, call: Call) -> None:
+        self.control, self.pool, self.call = control, pool, call
+        self.future: Future[Chunk] = control.spawn(self._draw())
+
+    async def _draw(self) -> Chunk:
+        return Chunk(*await self.pool.submit(self.call))
+
+    async def here(self) -> Chunk:
+        """The chunk, inside the loop."""
+        return await within(self.future)
+
+    async def again(self, lost: Chunk) -> Chunk:
+        """The chunk in place of one that was lost, drawn once for all who miss it."""
+        if await self.here() is lost:
+            self.future = self.control.spawn(self._draw())
+        return await self.here()
+
+    def renew(self, seconds: float) -> None:
+        """Have it drawn again and wait, outside the loop; raises TimeoutError."""
+        self.control.spawn(self.again(self.future.result(0))).result(seconds)
+
+    @property
+    def images(self) -> Any:
+        """Reference to its Images."""
+        return self.future.result(0).images
+
+    @property
+    def trajectory(self) -> Any:
+        """Reference to its Trajectory."""
+        return self.future.result(0).trajectory
+
+    @property
+    def receipt(self) -> Receipt:
+        """Its Receipt."""
+        return self.future.result(0).receipt
+
+
+class PooledSamplers:
+    """From `actors.count` to `actors.max_count` samplers; results do not depend on which one draws a chunk."""
+
+    def __init__(self, run: Run, base: BaseModel, control: Control, staff: Any) -> None:
+        self.size, self.control, self.staff = run.actors.batch, control, staff
+        hire = staff.hire("sampler", SamplerActor, (run, base), run.actors, run.actors.timeout)
+        self.pool = Pool("samplers", hire, Size(run.actors.count, max(run.actors.count, run.actors.max_count)))
+        control.call(self.pool.open)
+
+    def sample(self, prompts: Prompts, policy: Policy) -> Rollouts:
+        """Have all chunks of a batch drawn; returns at once."""
+        message, label = self.staff.put(policy), f"sample v{policy.version}"
+        calls = [Call("sample", (part, message), 3, label) for part in prompts.chunks(self.size)]
+        return Rollouts(prompts, [Drawing(self.control, self.pool, call) for call in calls])

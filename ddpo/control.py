@@ -1,0 +1,69 @@
+"""The loop in which pools live, beside the main loop that learns.
+
+Consumes coroutines, produces futures of their results. `Control` runs its asyncio loop in a thread of its own, so that
+workers get their next job while the learner learns and while a report is written; the thread touches no torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from typing import Any, TypeVar
+
+from ddpo.errors import DeadlineError
+
+T = TypeVar("T")
+ENDING = 30.0  # seconds that the loop's tasks have to end
+
+
+class Control:
+    """An asyncio loop in a thread."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, name="control", daemon=True)
+        self.thread.start()
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Start a coroutine; the future may be waited for from the main thread."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop)
+
+    def call(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Run a plain function in the loop and return its result."""
+
+        async def run() -> T:
+            return function(*arguments)
+
+        return self.spawn(run()).result(ENDING)
+
+    def collect(self, futures: Sequence[Future[T]], patience: float, what: str) -> list[T]:
+        """All results, in order; raises DeadlineError where none comes for `patience` seconds, and what they raise."""
+        waiting = set(futures)
+        while waiting:
+            done, waiting = wait(waiting, timeout=patience, return_when=FIRST_COMPLETED)
+            for future in done:
+                future.result()
+            if not done:
+                raise DeadlineError(f"{len(waiting)} of {len(futures)} {what}, and none came within {patience:g} s.")
+        return [future.result() for future in futures]
+
+    def close(self) -> None:
+        """Cancel all that still runs and end the thread."""
+        self.spawn(_cancel_all()).result(ENDING)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(ENDING)
+        self.loop.close()
+
+
+def within(future: Future[T]) -> Awaitable[T]:
+    """The same future, to be awaited inside the loop."""
+    return asyncio.shield(asyncio.wrap_future(future))
+
+
+async def _cancel_all() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

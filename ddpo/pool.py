@@ -1,0 +1,298 @@
+"""A pool of workers that pull jobs: it grows, shrinks, and outlives the deaths of its members.
+
+The same code runs on Ray and, on virtual time, in the simulator: a worker is whatever can run a job.
+Consumes jobs, produces their results, the oldest job first; waits for workers, for each job as often as `tries`.
+
+All of it lives in one asyncio loop (ddpo.control) and nothing in it blocks. A worker pulls its next job when it has
+done the last, so the least loaded one gets it; one that leaves finishes its job first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ddpo.errors import WorkerError
+
+STARTS = 5  # workers that die at their start, one after the other, before the pool gives up
+PERIOD = 1.0  # seconds between two looks at the load
+FULL, SLACK = 0.85, 0.6  # a pool grows where its workers are busier than this, and shrinks where they are idler
+SMOOTH = 0.2  # weight of the newest job in the mean service time
+
+
+class Lost(Exception):
+    """A worker died, or was killed because it hung; its job can be run elsewhere."""
+
+
+class Gone(Exception):
+    """What a job needs, or has made, was lost with a node and has to be made again."""
+
+
+class Poison(Exception):
+    """A job over which one worker after the other was lost."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A job: a method of the worker, how many results it has, and what to show of it. Its last result is fetched."""
+
+    method: str
+    arguments: tuple[Any, ...]
+    returns: int = 1
+    label: str = ""
+
+
+class Worker(Protocol):
+    """Who runs jobs. `run` raises Lost where the worker is gone; after that `ready` waits for its replacement."""
+
+    async def ready(self) -> None: ...
+    async def run(self, call: Call) -> list[Any]: ...
+    def kill(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Size:
+    """From how many to how many workers, and for how many seconds a pool is too large before it shrinks."""
+
+    low: int
+    high: int
+    cooldown: float = 60.0
+
+
+@dataclass(frozen=True)
+class State:
+    """A pool as it stands. service: mean seconds a job; load: busy workers, mean over the last `cooldown` seconds."""
+
+    name: str
+    workers: int
+    starting: int
+    target: int
+    low: int
+    high: int
+    waiting: int
+    running: int
+    done: int
+    service: float
+    load: float
+    lost: int
+
+
+@dataclass(order=True)
+class Job:
+    """A job in the queue; the number orders it."""
+
+    number: int
+    call: Call = field(compare=False)
+    result: asyncio.Future[Any] = field(compare=False)
+    losses: int = field(default=0, compare=False)
+
+
+@dataclass
+class Member:
+    """A worker of the pool. since: when it began its job, None where it has none."""
+
+    worker: Worker
+    up: bool = False
+    leaving: bool = False
+    since: float | None = None
+    task: asyncio.Task[None] | None = None
+
+
+class Pool:
+    """Workers of one kind. `hire` starts the worker with a number and returns at once."""
+
+    def __init__(self, name: str, hire: Callable[[int], Worker], size: Size, tries: int = 3) -> None:
+        self.name, self.hire, self.size, self.tries = name, hire, size, tries
+        self.queue: asyncio.PriorityQueue[Job] = asyncio.PriorityQueue()
+        self.jobs, self.numbers = itertools.count(), itertools.count()
+        self.members: dict[int, Member] = {}
+        self.target = size.low
+        self.done, self.lost, self.failed_starts, self.service, self.worked = 0, 0, 0, 0.0, 0.0
+        self.history: deque[tuple[float, float]] = deque()
+        self.too_many_since: float | None = None
+        self.broken: Exception | None = None
+        self.changed = asyncio.Event()
+
+    def open(self) -> None:
+        """Hire the first workers and begin to watch the load; it goes on until the loop's tasks are cancelled."""
+        self._staff()
+        self.governing = asyncio.get_running_loop().create_task(self._govern())
+
+    async def staffed(self) -> None:
+        """Wait for the first workers; raises what kept them from starting."""
+        while sum(member.up for member in self.members.values()) < self.size.low:
+            if self.broken:
+                raise self.broken
+            await self.changed.wait()
+
+    async def submit(self, call: Call) -> list[Any]:
+        """The results of a job; raises Poison where every worker that tried it was lost, and what `run` raises."""
+        if self.broken:
+            raise self.broken
+        job = Job(next(self.jobs), call, asyncio.get_running_loop().create_future())
+        self.queue.put_nowait(job)
+        return await job.result
+
+    def resize(self, size: Size) -> None:
+        """Keep to other limits from now on."""
+        self.size = size
+        self.target = min(max(self.target, size.low), size.high)
+        self._staff()
+
+    def state(self) -> State:
+        """What the pool does now."""
+        staying = [member for member in self.members.values() if not member.leaving]
+        up = sum(member.up for member in staying)
+        running = sum(member.since is not None for member in self.members.values())
+        return State(self.name, up, len(staying) - up, self.target, self.size.low, self.size.high,
+                     self.queue.qsize(), running, self.done, self.service, self._load(), self.lost)
+
+    def _staff(self) -> None:
+        """Hire, or send away first those that are not up yet, then those without a job, then the newest."""
+        staying = [member for member in self.members.values() if not member.leaving]
+        for _ in range(self.target - len(staying)):
+            self._hire()
+        staying.reverse()
+        staying.sort(key=lambda member: (member.up, member.since is not None))
+        for member in staying[: max(0, len(staying) - self.target)]:
+            member.leaving = True
+            if member.since is None and member.task:
+                member.task.cancel()
+
+    def _hire(self) -> None:
+        number = next(self.numbers)
+        member = Member(self.hire(number))
+        self.members[number] = member
+        member.task = asyncio.get_running_loop().create_task(self._serve(number, member))
+
+    async def _serve(self, number: int, member: Member) -> None:
+        """The life of a worker."""
+        try:
+            await self._up(member)
+            while not member.leaving:
+                await self._attempt(member, await self.queue.get())
+        except Lost as loss:
+            self._failed_start(loss)
+        except Exception as error:  # it can never start: whoever waits for this pool must know
+            self._break(error)
+        finally:
+            member.worker.kill()
+            del self.members[number]
+        if not self.broken:
+            self._staff()
+
+    async def _up(self, member: Member) -> None:
+        member.up = False
+        await member.worker.ready()
+        member.up = True
+        self._tell()
+
+    async def _attempt(self, member: Member, job: Job) -> None:
+        try:
+            with self._busy(member):
+                result = await member.worker.run(job.call)
+        except Lost as loss:
+            self.lost += 1
+            self._again(job, loss)
+            await self._up(member)
+        except Exception as error:
+            _settle(job, error)
+        else:
+            _settle(job, result)
+            self.failed_starts = 0
+
+    @contextmanager
+    def _busy(self, member: Member) -> Iterator[None]:
+        now = asyncio.get_running_loop().time
+        member.since = start = now()
+        try:
+            yield
+            self.service += (now() - start - self.service) * (SMOOTH if self.done else 1.0)
+            self.done += 1
+        finally:
+            member.since, self.worked = None, self.worked + now() - start
+
+    def _again(self, job: Job, loss: Lost) -> None:
+        job.losses += 1
+        if job.losses >= self.tries:
+            _settle(job, Poison(f"{job.losses} workers of {self.name} were lost over it; the last one {loss}"))
+        else:
+            self.queue.put_nowait(job)
+
+    def _failed_start(self, loss: Lost) -> None:
+        self.failed_starts += 1
+        if self.failed_starts >= STARTS:
+            self._break(WorkerError(
+                f"{self.failed_starts} workers of {self.name} died at their start, one after the other; the last one "
+                f"{loss}. Look at its log (ray logs, or the dashboard's Actors page)."
+            ))
+
+    def _break(self, error: Exception) -> None:
+        """Nothing will be done here any more: tell all who wait."""
+        self.broken = error
+        self._tell()
+        while not self.queue.empty():
+            _settle(self.queue.get_nowait(), error)
+
+    def _tell(self) -> None:
+        """Wake those who wait for a change."""
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    async def _govern(self) -> None:
+        while True:
+            await asyncio.sleep(PERIOD)
+            self._look(asyncio.get_running_loop().time())
+
+    def _look(self, now: float) -> None:
+        """Grow at once, shrink after the cool-down."""
+        self.history.append((now, self._worked(now)))
+        while len(self.history) > 2 and self.history[1][0] < now - self.size.cooldown:
+            self.history.popleft()
+        goal = wanted(self._load(), self.queue.qsize() * self.service / self.size.cooldown, self.target, self.size)
+        if goal >= self.target:
+            self.too_many_since = None
+        elif self.too_many_since is None:
+            self.too_many_since = now
+        if goal > self.target or (self.too_many_since is not None and now - self.too_many_since >= self.size.cooldown):
+            self.target, self.too_many_since = goal, None
+            self._staff()
+
+    def _worked(self, now: float) -> float:
+        """Seconds that the workers were busy, all in all."""
+        return self.worked + sum(now - member.since for member in self.members.values() if member.since is not None)
+
+    def _load(self) -> float:
+        if len(self.history) < 2:
+            return 0.0
+        (then, before), (now, worked) = self.history[0], self.history[-1]
+        return (worked - before) / (now - then)
+
+
+def wanted(load: float, backlog: float, present: int, size: Size) -> int:
+    """How many workers the work needs.
+
+    load:    workers that were busy, mean over the last seconds
+    backlog: workers that would clear the queue within the cool-down
+    Where all are busy the load cannot be known, only that it is larger: the pool then grows by a fifth, and again.
+    """
+    need = load + backlog
+    grown, shrunk = math.ceil(need / FULL), math.ceil(need / SLACK)
+    goal = grown if grown > present else min(shrunk, present)
+    return min(max(goal, size.low), size.high)
+
+
+def _settle(job: Job, outcome: Any) -> None:
+    """Give the one who waits his result or error, if he still waits."""
+    if job.result.done():
+        return
+    if isinstance(outcome, Exception):
+        job.result.set_exception(outcome)
+    else:
+        job.result.set_result(outcome)

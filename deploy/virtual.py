@@ -1,0 +1,83 @@
+"""Virtual time: an asyncio loop whose clock jumps to the next event, for `ddpo simulate` and the pools' tests.
+
+Consumes coroutines, produces their results; nothing is waited for, a day of sleeping workers takes as long as its events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from ddpo.errors import DeadlineError
+
+T = TypeVar("T")
+
+
+class Jump(selectors.DefaultSelector):
+    """A selector that, where a loop would sleep, moves the clock instead."""
+
+    now = 0.0
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        """Take as long as asked, in virtual seconds."""
+        if timeout is None:
+            raise RuntimeError("the simulation has come to a stand: nothing is scheduled and somebody waits")
+        self.now += timeout
+        return super().select(0)
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An asyncio loop that tells virtual time."""
+
+    def __init__(self) -> None:
+        self.clock = Jump()
+        super().__init__(self.clock)
+
+    def time(self) -> float:
+        """Virtual seconds since the start."""
+        return self.clock.now
+
+
+class VirtualControl:
+    """ddpo.control.Control on virtual time: the loop runs while somebody waits."""
+
+    def __init__(self) -> None:
+        self.loop = VirtualLoop()
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Start a coroutine."""
+        return self.loop.create_task(work)
+
+    def call(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Run a plain function in the loop and return its result."""
+
+        async def run() -> T:
+            return function(*arguments)
+
+        return self.loop.run_until_complete(run())
+
+    def collect(self, futures: Sequence[asyncio.Task[T]], patience: float, what: str) -> list[T]:
+        """All results, in order; raises DeadlineError where none comes for `patience` virtual seconds."""
+        waiting = set(futures)
+        while waiting:
+            first = asyncio.wait(waiting, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            done, waiting = self.loop.run_until_complete(first)
+            for future in done:
+                future.result()
+            if not done:
+                raise DeadlineError(f"{len(waiting)} of {len(futures)} {what}, and none came within {patience:g} s.")
+        return [future.result() for future in futures]
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        self.loop.run_until_complete(asyncio.sleep(seconds))
+
+    def close(self) -> None:
+        """Cancel all that still runs."""
+        tasks = asyncio.all_tasks(self.loop)
+        for task in tasks:
+            task.cancel()
+        self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        self.loop.close()

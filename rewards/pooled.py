@@ -1,0 +1,87 @@
+"""The rewards of a run as pools of processes, on Ray or simulated, that score as images arrive.
+
+Consumes `Rollouts` that are being drawn, produces a batch whose `wait` gives `Scored`. Waits, with a deadline that
+starts anew whenever a chunk comes in, for samplers and rewards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from ddpo.config import RewardConfig, Run
+from ddpo.control import Control
+from ddpo.errors import WorkerError
+from ddpo.pool import Call, Gone, Poison, Pool, Size
+from ddpo.source import fingerprint
+from ddpo.types import Rollouts, Scored, Scores
+from rewards.batch import combine
+from rewards.worker import RewardWorker
+
+GRACE = 30.0  # a worker enforces its own timeout; its pool steps in where that did not help (endless C code)
+TRIES = 3  # times that a chunk's images may be lost with their node
+
+
+class RewardActor(RewardWorker):
+    """A RewardWorker that says which code it runs."""
+
+    def fingerprint(self) -> str:
+        """Of the sources on its node."""
+        return fingerprint()
+
+
+@dataclass(frozen=True)
+class InFlight:
+    """A batch whose samples and scores are on their way."""
+
+    rollouts: Rollouts
+    scores: Mapping[str, list[Future[Scores]]]
+    config: Mapping[str, RewardConfig]
+    control: Control
+    patience: float
+
+    def wait(self) -> Scored:
+        """All scores of the batch; raises DeadlineError where nothing moves for `patience` seconds."""
+        step, chunks = self.rollouts.prompts.step + 1, self.rollouts.chunks
+        futures = [future for parts in self.scores.values() for future in parts]
+        self.control.collect([chunk.future for chunk in chunks], self.patience, f"chunks of step {step} are not drawn")
+        self.control.collect(futures, self.patience, f"chunks of step {step} are not scored")
+        scores = {name: [future.result() for future in parts] for name, parts in self.scores.items()}
+        return combine(self.rollouts, [chunk.receipt for chunk in chunks], scores, self.config)
+
+
+class PooledRewards:
+    """A pool for every reward, from `workers` to `max_workers`; scores do not depend on which worker gives them."""
+
+    def __init__(self, run: Run, source: dict[str, str], control: Control, staff: Any) -> None:
+        self.config, self.control = run.rewards, control
+        self.patience = run.actors.timeout + max(reward.timeout for reward in run.rewards.values()) + GRACE
+        self.pools = {name: self._open(name, reward, source[name], staff) for name, reward in run.rewards.items()}
+
+    def _open(self, name: str, reward: RewardConfig, source: str, staff: Any) -> Pool:
+        hire = staff.hire(f"reward:{name}", RewardActor, (name, reward, source), reward, reward.timeout + GRACE)
+        pool = Pool(name, hire, Size(reward.workers, max(reward.workers, reward.max_workers)))
+        self.control.call(pool.open)
+        return pool
+
+    def score(self, rollouts: Rollouts) -> InFlight:
+        """Have every chunk scored by every reward as soon as it is drawn; returns at once."""
+        scores = {
+            name: [self.control.spawn(self._score(name, drawing)) for drawing in rollouts.chunks] for name in self.pools
+        }
+        return InFlight(rollouts, scores, self.config, self.control, self.patience)
+
+    async def _score(self, name: str, drawing: Any) -> Scores:
+        chunk = await drawing.here()
+        for _ in range(TRIES):
+            try:
+                scores, = await self.pools[name].submit(Call("score", (chunk.images,), 1, f"score:{name}"))
+                return scores
+            except Gone:
+                chunk = await drawing.again(chunk)
+            except Poison as poison:
+                reason = f"reward {name!r}: {poison}"
+                return Scores(chunk.receipt.ids, {}, dict.fromkeys(chunk.receipt.ids, reason), {}, 0.0)
+        raise WorkerError(f"the images of a chunk were lost with their node {TRIES} times before {name!r} scored them.")

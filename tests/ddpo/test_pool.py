@@ -1,0 +1,159 @@
+"""Pools on virtual time: who gets which job, what happens to the jobs of the dead, growth and shrinking."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from ddpo.errors import DdpoError, WorkerError
+from ddpo.pool import Call, Lost, Poison, Pool, Size, wanted
+from deploy.virtual import VirtualControl
+
+
+STILLBORN = -1.0
+
+
+class Sleeper:
+    """A worker that sleeps as long as its job says, dies over the jobs it is told to, and takes its time to start."""
+
+    def __init__(self, number: int, deadly: Callable[[int, int], bool], start: float) -> None:
+        self.number, self.deadly, self.start, self.killed = number, deadly, start, False
+        self.did: list[int] = []
+
+    async def ready(self) -> None:
+        if self.start == STILLBORN:
+            raise Lost("out of memory")
+        await asyncio.sleep(self.start)
+
+    async def run(self, call: Call) -> list[int]:
+        name, seconds = call.arguments
+        await asyncio.sleep(seconds)
+        if self.deadly(self.number, name):
+            raise Lost("died")
+        self.did.append(name)
+        return [self.number]
+
+    def kill(self) -> None:
+        self.killed = True
+
+
+@pytest.fixture
+def control() -> Iterator[VirtualControl]:
+    control = VirtualControl()
+    yield control
+    control.close()
+
+
+class Crew:
+    """A pool of sleepers that remembers everyone it hired."""
+
+    def __init__(self, control: VirtualControl, size: Size, deadly=lambda worker, job: False, start=0.0) -> None:
+        self.control, self.hired = control, []
+        self.pool = Pool("sleepers", self._hire, size)
+        self.deadly, self.start = deadly, start
+        control.call(self.pool.open)
+
+    def _hire(self, number: int) -> Sleeper:
+        self.hired.append(Sleeper(number, self.deadly, self.start))
+        return self.hired[-1]
+
+    def submit(self, name: int, seconds: float = 1.0):
+        return self.control.spawn(self.pool.submit(Call("sleep", (name, seconds))))
+
+
+def test_the_least_loaded_worker_gets_the_next_job(control):
+    crew = Crew(control, Size(2, 2))
+    jobs = [crew.submit(0, 10.0), *(crew.submit(name) for name in range(1, 10))]
+    control.collect(jobs, 60, "jobs")
+    assert [worker.did for worker in crew.hired] == [[0], list(range(1, 10))]
+    assert control.loop.time() == pytest.approx(10.0, abs=0.1)
+
+
+def test_the_job_of_a_dead_worker_is_done_by_another_before_younger_ones(control):
+    deaths = []
+
+    def deadly(worker: int, job: int) -> bool:
+        deaths.append(worker) if job == 0 else None
+        return job == 0 and len(deaths) == 1
+
+    crew = Crew(control, Size(1, 1), deadly, start=2.0)
+    control.collect([crew.submit(name) for name in range(3)], 60, "jobs")
+    assert crew.hired[0].did == [0, 1, 2]
+    assert control.loop.time() == pytest.approx(2 + 1 + 2 + 3, abs=0.1)
+    assert crew.pool.state().lost == 1
+
+
+def test_a_job_that_kills_whoever_takes_it_is_poison_and_the_others_are_done(control):
+    crew = Crew(control, Size(3, 3), lambda worker, job: job == 1)
+    jobs = [crew.submit(name) for name in range(6)]
+    control.sleep(30)
+    with pytest.raises(Poison, match="3 workers of sleepers were lost over it; the last one died"):
+        jobs[1].result()
+    assert [job.done() and not job.exception() for job in jobs] == [True, False, True, True, True, True]
+
+
+def test_an_error_of_the_job_goes_to_the_one_who_waits_and_the_worker_goes_on(control):
+    crew = Crew(control, Size(1, 1))
+
+    def broken(worker: int, job: int) -> bool:
+        if job == 0:
+            raise DdpoError("contract")
+        return False
+
+    crew.deadly = crew.hired[0].deadly = broken
+    first, second = crew.submit(0), crew.submit(1)
+    control.sleep(3)
+    with pytest.raises(DdpoError, match="contract"):
+        first.result()
+    assert second.result() == [0]
+
+
+def test_a_pool_whose_workers_all_die_at_their_start_says_so_to_those_who_wait(control):
+    crew = Crew(control, Size(2, 2), start=STILLBORN)
+    job = crew.submit(0)
+    control.sleep(5)
+    with pytest.raises(WorkerError, match="5 workers of sleepers died at their start, one after the other; the last"):
+        job.result()
+    assert len(crew.hired) == 6  # the other one of the first two was replaced as well
+
+
+def test_scaled_by_hand_a_leaving_worker_finishes_its_job(control):
+    crew = Crew(control, Size(3, 3))
+    jobs = [crew.submit(name, 5.0) for name in range(3)]
+    control.sleep(1)
+    control.call(crew.pool.resize, Size(1, 1))
+    control.sleep(1)
+    assert crew.pool.state().workers == 1
+    assert not any(worker.killed for worker in crew.hired)
+    control.collect(jobs, 60, "jobs")
+    assert [worker.killed for worker in crew.hired].count(True) == 2
+    control.call(crew.pool.resize, Size(4, 4))
+    control.sleep(1)
+    assert crew.pool.state().workers == 4
+
+
+def test_a_pool_grows_under_load_to_what_it_needs_and_shrinks_after_the_cool_down(control):
+    crew = Crew(control, Size(1, 10, cooldown=20.0))
+
+    async def arrivals(every: float, count: int) -> None:
+        for name in range(count):
+            crew.submit(name, 4.0)
+            await asyncio.sleep(every)
+
+    control.spawn(arrivals(1.0, 200))  # four workers' work
+    control.sleep(195)
+    busy = crew.pool.state()
+    assert 5 <= busy.workers <= 7
+    assert busy.waiting <= 1
+    control.sleep(60)
+    assert crew.pool.state().workers == 1
+
+
+@pytest.mark.parametrize(
+    ("load", "backlog", "present", "goal"),
+    [(1, 0, 1, 2), (4, 0, 4, 5), (4, 3, 4, 9), (3, 0, 4, 4), (2, 0, 4, 4), (0.5, 0, 4, 1), (0, 0, 4, 1), (50, 0, 10, 10)],
+)
+def test_how_many_workers_the_work_needs(load, backlog, present, goal):
+    assert wanted(load, backlog, present, Size(1, 10)) == goal
