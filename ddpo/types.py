@@ -103,10 +103,13 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Rollouts:
-    """samplers -> rewards pool: the chunks of one batch, in the order of their prompts."""
+    """samplers -> rewards pool: the chunks of one batch, in the order of their prompts.
+
+    chunks: each a Chunk in one process; of a pool an actors.pooled.Drawing, which reads as one once it is drawn
+    """
 
     prompts: Prompts
-    chunks: Sequence[Chunk]
+    chunks: Sequence[Any]
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ class Scored:
     info:       reward name -> key -> one value per image, in their order, None where missing (captions, ...)
     masked:     image id -> reason; these images are not trained on
     kl_B:       KL(p || p_base) of each image, as in Receipt
-    chunks:     where the trajectories are
+    chunks:     where the trajectories are, as in Rollouts
     seconds:    "sample" and "score", summed over workers
     """
 
@@ -139,7 +142,7 @@ class Scored:
     info: Mapping[str, Mapping[str, Sequence[Any]]]
     masked: Mapping[int, str]
     kl_B: NDArray[np.float64]
-    chunks: Sequence[Chunk]
+    chunks: Sequence[Any]
     seconds: Mapping[str, float]
 
     @property

@@ -75,6 +75,14 @@ def _train_aesthetic(options: argparse.Namespace) -> None:
     print(train(options))
 
 
+def _scale(options: argparse.Namespace) -> None:
+    from deploy.cluster import visiting
+    from deploy.mailbox import scale, table
+
+    with visiting(options.address):
+        print(table(scale(options.run, options.wishes)))
+
+
 def _recipes(options: argparse.Namespace) -> None:
     from deploy.recipes import listing
 
@@ -83,7 +91,7 @@ def _recipes(options: argparse.Namespace) -> None:
 
 COMMANDS = {
     "train": _train, "sample": _sample, "eval": _eval, "compare": _compare, "publish": _publish, "recipes": _recipes,
-    "train-aesthetic": _train_aesthetic,
+    "train-aesthetic": _train_aesthetic, "scale": _scale,
 }
 
 

@@ -66,6 +66,18 @@ def _private() -> dict[str, str]:
             "RAY_worker_niceness": "5"}
 
 
+@contextmanager
+def visiting(address: str) -> Iterator[None]:
+    """A cluster that runs already, for a command that looks at it or steers a run there."""
+    import ray
+
+    _join(address or os.environ.get("RAY_ADDRESS", "") or "auto")
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
 def _start(run: Run) -> None:
     import ray
 
@@ -119,6 +131,7 @@ def _sum(run: Run, kind: str) -> int:
 def pools(prepared: Prepared) -> Iterator[tuple[Any, Any, Any]]:
     """Samplers, rewards and learner on the connected cluster, started and running this very code."""
     from actors.pooled import PooledSamplers
+    from deploy.mailbox import mind
     from deploy.staff import Staff
     from learner.ray_group import RayLearner
     from rewards.pooled import PooledRewards
@@ -129,7 +142,9 @@ def pools(prepared: Prepared) -> Iterator[tuple[Any, Any, Any]]:
         learner = RayLearner(run, base, _environment(run.learner.threads))
         samplers = PooledSamplers(run, base, control, staff)
         rewards = PooledRewards(run, prepared.reward_sources, control, staff)
-        _await_start(run, control, [samplers.pool, *rewards.pools.values()], learner)
+        crews = {pool.name: pool for pool in (samplers.pool, *rewards.pools.values())}
+        _await_start(run, control, list(crews.values()), learner)
+        control.spawn(mind(run.name, crews))
         yield samplers, rewards, learner
     finally:
         with undisturbed():

@@ -31,6 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_compare(commands)
     _add_train_aesthetic(commands)
     _add_eval(commands)
+    _add_scale(commands)
     commands.add_parser("recipes", help="list the recipes that ship with the program")
     return parser
 
@@ -111,6 +112,14 @@ def _add_eval(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--deploy-steps", type=_whole(1), default=None, metavar="N",
                         help="of the deployment sampler, eta 0 (half of the run's, at most 20)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to (RUN/eval/STEP)")
+
+
+def _add_scale(commands: argparse._SubParsersAction) -> None:
+    scale = commands.add_parser("scale", help="give the pools of a running run more workers or fewer")
+    scale.add_argument("run", metavar="RUN", help="its name")
+    scale.add_argument("wishes", nargs="*", metavar="POOL=COUNT",
+                       help="samplers=4, or LOW..HIGH for a pool that sizes itself; none shows how the pools stand")
+    scale.add_argument("--address", default="", metavar="HOST:PORT", help="of the cluster (RAY_ADDRESS)")
 
 
 def _whole(low: int) -> Callable[[str], int]:

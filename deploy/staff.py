@@ -66,7 +66,7 @@ class RayWorker:
             ray.kill(self.actor, no_restart=False)
             raise Lost(f"was killed: {call.label!r} took more than {self.timeout:g} s") from None
         except RayActorError as error:
-            raise Lost(f"died over {call.label!r}: {str(error).partition(chr(10))[0]}") from None
+            raise Lost(f"died over {call.label!r}: {str(error).partition(chr(10))[0]:.160}") from None
         except ObjectLostError as error:
             raise Gone(str(error)) from None
         except RayTaskError as error:

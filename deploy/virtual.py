@@ -1,6 +1,6 @@
 """Virtual time: an asyncio loop whose clock jumps to the next event, for `ddpo simulate` and the pools' tests.
 
-Consumes coroutines, produces their results; nothing is waited for, a day of sleeping workers takes as long as its events.
+Consumes coroutines, produces their results; a day of sleeping workers takes as long as its events.
 """
 
 from __future__ import annotations

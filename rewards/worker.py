@@ -1,7 +1,8 @@
 """One reward in one process, and the guard around it.
 
-Consumes `Images`, produces `Scores`; gives the reward at most its timeout. A reward that raises or takes too long gives
-no score and a reason, so that its images are masked, as is an image whose score is None; one that breaks its contract
+Consumes `Images`, produces `Scores`; gives the reward at most its timeout. A reward that raises is asked again, so that
+a passing trouble loses nothing; one that goes on raising or takes too long gives no score and a reason, so that its
+images are masked, as is an image whose score is None; one that breaks its contract
 (another number of scores, something that is no number, NaN, infinity) stops the run, since every number after it would
 be wrong.
 """
@@ -19,11 +20,12 @@ import numpy as np
 
 from ddpo.config import RewardConfig
 from ddpo.deadline import deadline
-from ddpo.errors import RewardError
+from ddpo.errors import DeadlineError, RewardError
 from ddpo.types import Images, Scores
 from rewards import function
 from rewards.kinds import make
 
+TRIES = 3  # of a reward that raises, within its timeout
 MISSING = "missing"  # key of info: why an image's score is None
 
 
@@ -39,7 +41,7 @@ class RewardWorker:
         start = time.perf_counter()
         try:
             with deadline(self.config.timeout, f"reward {self.name!r}"), _threads(self.config.threads):
-                answer = self.reward(images.pixels_BYX3, list(images.text), [dict(m) for m in images.metadata])
+                answer = self._ask(images)
         except (Exception, SystemExit) as error:  # any failure of a reward means the same: no score for these images
             reason = f"reward {self.name!r} failed: {function.explain(error, self.config.path)}"
             return Scores(images.ids, {}, dict.fromkeys(images.ids, reason), {}, time.perf_counter() - start)
@@ -52,6 +54,19 @@ class RewardWorker:
             for image, value, reason in rows if value is None
         }
         return Scores(images.ids, scores, failures, info, time.perf_counter() - start)
+
+    def _ask(self, images: Images) -> Any:
+        for _ in range(TRIES - 1):
+            try:
+                return self._call(images)
+            except DeadlineError:
+                raise
+            except Exception:  # whatever it was, it may pass
+                continue
+        return self._call(images)
+
+    def _call(self, images: Images) -> Any:
+        return self.reward(images.pixels_BYX3, list(images.text), [dict(m) for m in images.metadata])
 
     def _checked(self, answer: Any, count: int) -> tuple[list[float | None], dict[str, list[Any]]]:
         if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], dict)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,38 +12,12 @@ import psutil
 import pytest
 import seeing
 import tiny
+from learning import in_process, on_cluster
 
-from actors.pool import LocalSamplers
-from actors.prompts import Draw
-from ddpo import loop
-from ddpo.advantage import advantage
-from ddpo.config import Run
 from ddpo.runfile import parse
 from deploy import cluster
-from deploy.prepare import prepare
-from learner.learner import LocalLearner
-from rewards.pool import LocalRewards
 
 STEPS = "steps=4"
-
-
-def learn(run: Run, pools: tuple[Any, Any, Any], log: Callable[..., None] = lambda scored, report: None) -> str:
-    samplers, rewards, learner = pools
-    policies = loop.Policies(run.lag, [learner.policy()])
-    draw = Draw(run, prepare(run).prompts)
-    loop.run(run.steps, draw, samplers, rewards, advantage(run), learner, policies, log)
-    return learner.policy().digest
-
-
-def in_process(run: Run, log: Callable[..., None] = lambda scored, report: None) -> str:
-    prepared = prepare(run)
-    rewards = LocalRewards(run, prepared.reward_sources)
-    return learn(run, (LocalSamplers(run, prepared.base), rewards, LocalLearner(run, prepared.base)), log)
-
-
-def on_cluster(run: Run, log: Callable[..., None] = lambda scored, report: None) -> str:
-    with cluster.pools(prepare(run)) as pools:
-        return learn(run, pools, log)
 
 
 @pytest.fixture(scope="module")

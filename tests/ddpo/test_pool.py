@@ -11,7 +11,6 @@ from ddpo.errors import DdpoError, WorkerError
 from ddpo.pool import Call, Lost, Poison, Pool, Size, wanted
 from deploy.virtual import VirtualControl
 
-
 STILLBORN = -1.0
 
 
@@ -153,7 +152,10 @@ def test_a_pool_grows_under_load_to_what_it_needs_and_shrinks_after_the_cool_dow
 
 @pytest.mark.parametrize(
     ("load", "backlog", "present", "goal"),
-    [(1, 0, 1, 2), (4, 0, 4, 5), (4, 3, 4, 9), (3, 0, 4, 4), (2, 0, 4, 4), (0.5, 0, 4, 1), (0, 0, 4, 1), (50, 0, 10, 10)],
+    [
+        (1, 0, 1, 2), (4, 0, 4, 5), (4, 3, 4, 9), (3, 0, 4, 4),
+        (2, 0, 4, 4), (0.5, 0, 4, 1), (0, 0, 4, 1), (50, 0, 10, 10),
+    ],
 )
 def test_how_many_workers_the_work_needs(load, backlog, present, goal):
     assert wanted(load, backlog, present, Size(1, 10)) == goal

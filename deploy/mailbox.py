@@ -1,0 +1,116 @@
+"""Where a run says how its pools stand and hears what is wished of them: a small actor that all on the cluster find.
+
+Consumes the states of pools and the wishes of `ddpo scale`, produces each for the other side; waits, with deadlines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import re
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ddpo.errors import DeadlineError, InputError
+from ddpo.pool import Pool, State
+
+NAMESPACE = "ddpo"
+EVERY = 1.0  # seconds between two visits of the run
+ANSWER = 60.0  # seconds that `ddpo scale` waits for the run to take a wish
+ASK = 10.0  # seconds for the mailbox to answer
+
+
+class Mailbox:
+    """The actor: what was said last, and the wishes that were not fetched yet."""
+
+    def __init__(self) -> None:
+        self.states: list[dict[str, Any]] = []
+        self.wishes: list[tuple[str, int, int]] = []
+
+    def visit(self, states: list[dict[str, Any]]) -> list[tuple[str, int, int]]:
+        """The run's side: leave how things stand, take the wishes."""
+        wishes, self.wishes, self.states = self.wishes, [], states
+        return wishes
+
+    def wish(self, pool: str, low: int, high: int) -> None:
+        """The other side: from how many to how many workers a pool shall have."""
+        self.wishes.append((pool, low, high))
+
+    def told(self) -> list[dict[str, Any]]:
+        """How the pools stood at the last visit."""
+        return self.states
+
+
+async def mind(run: str, pools: Mapping[str, Pool]) -> None:
+    """Keep the mailbox of a run for as long as the loop lives."""
+    import ray
+
+    box = ray.remote(Mailbox).options(
+        name=_name(run), namespace=NAMESPACE, num_cpus=0, max_restarts=-1, max_task_retries=-1, get_if_exists=True
+    ).remote()
+    while True:
+        for name, low, high in await box.visit.remote([dataclasses.asdict(pool.state()) for pool in pools.values()]):
+            if name in pools:
+                pools[name].resize(dataclasses.replace(pools[name].size, low=low, high=high))
+        await asyncio.sleep(EVERY)
+
+
+def _name(run: str) -> str:
+    return f"{run}/mailbox"
+
+
+def scale(run: str, wishes: Sequence[str]) -> list[State]:
+    """Have pools of a run that is on the connected cluster resized; returns how they stand once it is under way."""
+    import ray
+
+    box = _find(run)
+    known = [state["name"] for state in ray.get(box.told.remote(), timeout=ASK)]
+    sizes = dict(_read(wish, known) for wish in wishes)
+    for name, (low, high) in sizes.items():
+        ray.get(box.wish.remote(name, low, high), timeout=ASK)
+    end = time.monotonic() + ANSWER
+    while True:
+        states = [State(**state) for state in ray.get(box.told.remote(), timeout=ASK)]
+        if all((state.low, state.high) == sizes.get(state.name, (state.low, state.high)) for state in states):
+            return states
+        if time.monotonic() > end:
+            raise DeadlineError(f"run {run!r} has not taken the wish within {ANSWER:g} s; is its driver alive?")
+        time.sleep(EVERY / 2)
+
+
+def _find(run: str) -> Any:
+    import ray
+    from ray.util import list_named_actors
+
+    found: list[Any] = list_named_actors(all_namespaces=True)
+    names = [entry["name"] for entry in found if entry["namespace"] == NAMESPACE]
+    runs = sorted(name.removesuffix("/mailbox") for name in names)
+    if run not in runs:
+        there = f"On it: {', '.join(runs)}." if runs else "No run is on it."
+        raise InputError(f"no run {run!r} on this cluster. {there}")
+    return ray.get_actor(_name(run), NAMESPACE)
+
+
+def _read(wish: str, known: Sequence[str]) -> tuple[str, tuple[int, int]]:
+    """describe=8 keeps a pool at 8 workers, describe=2..8 lets it have from 2 to 8."""
+    match = re.fullmatch(r"([^=]+)=(\d+)(?:\.\.(\d+))?", wish)
+    if not match:
+        raise InputError(f"{wish!r} is no wish; write POOL=COUNT or POOL=LOW..HIGH, for example {known[0]}=4.")
+    name, low, high = match[1], int(match[2]), int(match[3] or match[2])
+    if name not in known:
+        raise InputError(f"{wish!r}: the run has no pool {name!r}; it has {', '.join(known)}.")
+    if not 1 <= low <= high:
+        raise InputError(f"{wish!r}: a pool needs at least one worker, and at most no fewer than at least.")
+    return name, (low, high)
+
+
+def table(states: Sequence[State]) -> str:
+    """The pools, one a line."""
+    width = max(len(state.name) for state in states)
+    lines = [f"{'pool':<{width}}  workers  starting  limits   waiting  running  s/chunk  load"]
+    lines += [
+        f"{s.name:<{width}}  {s.workers:>7}  {s.starting:>8}  {f'{s.low}..{s.high}':<7}  {s.waiting:>7}  {s.running:>7}"
+        f"  {s.service:>7.2f}  {s.load:.1f}" for s in states
+    ]
+    return "\n".join(lines)
