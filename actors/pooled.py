@@ -56,22 +56,22 @@ class Drawing:
 
     def renew(self, seconds: float) -> None:
         """Have it drawn again and wait, outside the loop; raises TimeoutError."""
-        self.control.spawn(self.again(self.future.result(0))).result(seconds)
+        self.control.spawn(self.again(self.future.result())).result(seconds)
 
     @property
     def images(self) -> Any:
         """Reference to its Images."""
-        return self.future.result(0).images
+        return self.future.result().images
 
     @property
     def trajectory(self) -> Any:
         """Reference to its Trajectory."""
-        return self.future.result(0).trajectory
+        return self.future.result().trajectory
 
     @property
     def receipt(self) -> Receipt:
         """Its Receipt."""
-        return self.future.result(0).receipt
+        return self.future.result().receipt
 
 
 class PooledSamplers:

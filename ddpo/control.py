@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from ddpo.errors import DeadlineError
@@ -39,15 +39,8 @@ class Control:
         return self.spawn(run()).result(ENDING)
 
     def collect(self, futures: Sequence[Future[T]], patience: float, what: str) -> list[T]:
-        """All results, in order; raises DeadlineError where none comes for `patience` seconds, and what they raise."""
-        waiting = set(futures)
-        while waiting:
-            done, waiting = wait(waiting, timeout=patience, return_when=FIRST_COMPLETED)
-            for future in done:
-                future.result()
-            if not done:
-                raise DeadlineError(f"{len(waiting)} of {len(futures)} {what}, and none came within {patience:g} s.")
-        return [future.result() for future in futures]
+        """All results, in order; raises what they raise, and DeadlineError as `gathered` does."""
+        return self.spawn(gathered(futures, patience, what)).result()
 
     def close(self) -> None:
         """Cancel all that still runs and end the thread."""
@@ -60,6 +53,19 @@ class Control:
 def within(future: Future[T]) -> Awaitable[T]:
     """The same future, to be awaited inside the loop."""
     return asyncio.shield(asyncio.wrap_future(future))
+
+
+async def gathered(futures: Sequence[Any], patience: float, what: str) -> list[Any]:
+    """All results, in order; raises the first error, and DeadlineError where none came for `patience` seconds."""
+    everything = asyncio.gather(*(within(future) for future in futures))
+    there = sum(future.done() for future in futures)
+    while not (await asyncio.wait([everything], timeout=patience))[0]:
+        before, there = there, sum(future.done() for future in futures)
+        if there == before:
+            everything.cancel()
+            missing = len(futures) - there
+            raise DeadlineError(f"{missing} of {len(futures)} {what}, and none came within {patience:g} s.")
+    return everything.result()
 
 
 async def _cancel_all() -> None:

@@ -10,7 +10,7 @@ import selectors
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from ddpo.errors import DeadlineError
+from ddpo.control import gathered
 
 T = TypeVar("T")
 
@@ -59,16 +59,8 @@ class VirtualControl:
         return self.loop.run_until_complete(run())
 
     def collect(self, futures: Sequence[asyncio.Task[T]], patience: float, what: str) -> list[T]:
-        """All results, in order; raises DeadlineError where none comes for `patience` virtual seconds."""
-        waiting = set(futures)
-        while waiting:
-            first = asyncio.wait(waiting, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-            done, waiting = self.loop.run_until_complete(first)
-            for future in done:
-                future.result()
-            if not done:
-                raise DeadlineError(f"{len(waiting)} of {len(futures)} {what}, and none came within {patience:g} s.")
-        return [future.result() for future in futures]
+        """All results, in order; raises what they raise, and DeadlineError as ddpo.control.gathered does."""
+        return self.loop.run_until_complete(gathered(futures, patience, what))
 
     def sleep(self, seconds: float) -> None:
         """Let time pass."""

@@ -1,0 +1,176 @@
+"""`ddpo simulate`: what a run would do on more machines than are here, by its own main loop and pools on virtual time.
+
+Consumes a `Run` and the times of its stages, produces throughput, idle shares, staleness and bytes moved by number of
+samplers; waits for nothing. Only who works is simulated: a worker that sleeps in the place of one that draws. What the
+driver does for a call is a time of its own, spent one call after the other, as in the one process that the driver is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from actors.pooled import PooledSamplers
+from actors.prompts import Draw
+from ddpo import loop
+from ddpo.base import BaseModel
+from ddpo.config import Run
+from ddpo.pool import Call, Pool
+from ddpo.types import Policy, Prompt, Receipt, Report, Scored, Scores
+from deploy.virtual import VirtualControl
+from rewards.pooled import PooledRewards
+
+LEARNED = Report(0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, {}, 0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of the stages, and what moving costs.
+
+    sample, rewards: of one chunk; learn: of one step; call: of the driver, for one call of a worker
+    bandwidth: bytes a second into one node; policy, chunk: bytes of a policy and of a chunk's trajectory
+    """
+
+    sample: float
+    learn: float
+    rewards: Mapping[str, float]
+    call: float = 0.0
+    bandwidth: float = float("inf")
+    policy: float = 0.0
+    chunk: float = 0.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a simulated run did; idle shares are of the time after the first step."""
+
+    samplers: int
+    seconds_per_step: float
+    images_per_second: float
+    idle: Mapping[str, float]
+    driver: float
+    lag: float
+    bytes_per_step: float
+
+
+@dataclass
+class Driver:
+    """The one process through which all calls go."""
+
+    call: float
+    busy: float = 0.0
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def spend(self) -> None:
+        """Handle one call."""
+        if self.call:
+            async with self.turn:
+                await asyncio.sleep(self.call)
+                self.busy += self.call
+
+
+class Sleeper:
+    """A worker that takes its time and answers as the real one would, with nothing in it."""
+
+    def __init__(self, times: Times, driver: Driver, seconds: float) -> None:
+        self.times, self.driver, self.seconds, self.version = times, driver, seconds, -1
+
+    async def ready(self) -> None:
+        """At once."""
+
+    async def run(self, call: Call) -> list[Any]:
+        """Sleep as long as the stage takes, after the policy has come where it is new."""
+        await self.driver.spend()
+        if call.method == "score":
+            await asyncio.sleep(self.seconds)
+            return [call.arguments[0]]
+        part, policy = call.arguments
+        if policy.version != self.version:
+            self.version = policy.version
+            await asyncio.sleep(self.times.policy / self.times.bandwidth)
+        await asyncio.sleep(self.seconds)
+        ids, zeros = part.ids, np.zeros(len(part.ids))
+        scores = Scores(ids, dict.fromkeys(ids, 0.0), {}, {}, self.seconds)
+        return [scores, None, Receipt(ids, policy.version, policy.digest, self.seconds, zeros)]
+
+    def kill(self) -> None:
+        """Nothing to end."""
+
+
+@dataclass(frozen=True)
+class SleepingStaff:
+    """deploy.staff.Staff whose workers sleep."""
+
+    times: Times
+    driver: Driver
+
+    def put(self, value: Any) -> Any:
+        """The value itself."""
+        return value
+
+    def hire(
+        self, role: str, kind: type, arguments: tuple[Any, ...], wants: Any, timeout: float
+    ) -> Callable[[int], Sleeper]:
+        """A sleeper with the role's time."""
+        name = role.partition(":")[2]
+        seconds = self.times.rewards[name] if name else self.times.sample
+        return lambda number: Sleeper(self.times, self.driver, seconds)
+
+
+class SleepingLearner:
+    """The main loop's learner, which only takes time: for the trajectories to come, then for the update."""
+
+    def __init__(self, control: VirtualControl, times: Times) -> None:
+        self.control, self.times, self.step, self.lags = control, times, 0, list[int]()
+
+    def update(self, scored: Scored, advantages_B: Any) -> Report:
+        """Sleep through one step."""
+        self.lags.append(self.step - scored.chunks[0].receipt.version)
+        self.control.sleep(len(scored.chunks) * self.times.chunk / self.times.bandwidth + self.times.learn)
+        self.step += 1
+        return dataclasses.replace(LEARNED, version=self.step)
+
+    def policy(self) -> Policy:
+        """A policy without weights."""
+        return Policy(self.step, str(self.step), b"")
+
+    def state(self) -> dict[str, Any]:
+        """None."""
+        return {}
+
+
+def simulate(run: Run, base: BaseModel, prompts: list[Prompt], times: Times) -> Outcome:
+    """Let the run's own main loop and pools go through `run.steps` steps on virtual time."""
+    control, driver = VirtualControl(), Driver(times.call)
+    staff = SleepingStaff(times, driver)
+    samplers = PooledSamplers(run, base, control, staff)
+    rewards = PooledRewards(run, dict.fromkeys(run.rewards, ""), control, staff)
+    learner = SleepingLearner(control, times)
+    marks: list[float] = []
+
+    def log(scored: Scored, report: Report) -> None:
+        marks.append(control.loop.time())
+
+    try:
+        loop.run(run.steps, Draw(run, prompts), samplers, rewards, lambda scored: scored.rewards_B, learner,
+                 loop.Policies(run.lag, [learner.policy()]), log)
+        return _outcome(run, times, marks, {"samplers": samplers.pool, **rewards.pools}, driver, learner)
+    finally:
+        control.close()
+
+
+def _outcome(
+    run: Run, times: Times, marks: list[float], pools: Mapping[str, Pool], driver: Driver, learner: SleepingLearner
+) -> Outcome:
+    total, chunks = marks[-1], run.learner.images_per_step // run.actors.batch
+    step = (marks[-1] - marks[0]) / (len(marks) - 1)
+    idle = {name: 1 - pool.worked / (total * max(1, len(pool.members))) for name, pool in pools.items()}
+    idle["learner"] = 1 - times.learn / step
+    moved = chunks * times.chunk + min(chunks, len(pools["samplers"].members)) * times.policy
+    return Outcome(len(pools["samplers"].members), step, run.learner.images_per_step / step, idle,
+                   driver.busy / total, float(np.mean(learner.lags)), moved)
