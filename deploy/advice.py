@@ -1,0 +1,57 @@
+"""Which stage limits a run, and what would help.
+
+Consumes what the stages took in a step and how many workers they have, produces a sentence and the factor that it
+promises; waits for nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+CLOSE = 1.05  # stages nearer than this are equally slow
+
+
+@dataclass(frozen=True)
+class Advice:
+    """limits: a pool, "learner" or "lag"; more: workers (or lag) to add; faster: the factor to expect, 1 for none."""
+
+    limits: str
+    more: int
+    faster: float
+
+    def __str__(self) -> str:
+        """For a person."""
+        gain = f"about {self.faster:.1f} times as fast"
+        if self.limits == "lag":
+            return f"the stages wait for one another: lag {self.more} higher, {gain}"
+        if self.limits == "learner":
+            return "the learner limits you; more samplers or reward workers would not help"
+        return f"{self.limits} {'limit' if self.limits == 'samplers' else 'limits'} you: +{self.more} workers, {gain}"
+
+
+def advise(work: Mapping[str, float], workers: Mapping[str, int], learn: float, lag: int) -> Advice:
+    """What limits the time of a step.
+
+    work: worker-seconds a step of every pool; learn: seconds of the update. With the stages' times t_i = work_i / n_i,
+    a step takes max(max_i t_i, sum_i t_i / (lag + 1)): no stage is faster than itself, and no more than lag + 1 batches
+    are under way at once.
+    """
+    times = {name: seconds / workers[name] for name, seconds in work.items()} | {"learner": learn}
+    slowest = max(times, key=lambda name: times[name])
+    step = _step(times, lag)
+    if step > CLOSE * times[slowest]:
+        more = math.ceil(sum(times.values()) / times[slowest]) - 1 - lag
+        return Advice("lag", more, step / _step(times, lag + more))
+    if slowest == "learner":
+        return Advice("learner", 0, 1.0)
+    rest = max(seconds for name, seconds in times.items() if name != slowest)
+    more = max(1, math.ceil(work[slowest] / max(rest, 1e-9)) - workers[slowest])
+    more = min(more, 4 * workers[slowest])  # beyond that, measure again
+    helped = times | {slowest: work[slowest] / (workers[slowest] + more)}
+    return Advice(slowest, more, step / _step(helped, lag))
+
+
+def _step(times: Mapping[str, float], lag: int) -> float:
+    return max(*times.values(), sum(times.values()) / (lag + 1))

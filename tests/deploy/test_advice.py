@@ -1,0 +1,50 @@
+"""Advice is checked by following it: in the simulator the run becomes as much faster as was said."""
+
+from __future__ import annotations
+
+import pytest
+
+from deploy.advice import Advice, advise
+from deploy.prepare import prepare
+from deploy.recipes import find
+from deploy.simulate import Times, simulate
+
+CHUNKS = 24
+
+
+def seconds(times: Times, counts: dict[str, int], lag: int) -> float:
+    run = find("demo", [
+        "steps=20", f"learner.images_per_step={16 * CHUNKS}", "learner.minibatch=64", f"lag={lag}",
+        f"actors.count={counts['samplers']}", f"rewards.jpeg.workers={counts['jpeg']}",
+    ])
+    prepared = prepare(run)
+    return simulate(run, prepared.base, prepared.prompts, times).seconds_per_step
+
+
+@pytest.mark.parametrize(
+    ("sample", "score", "learn", "counts", "lag", "limits"),
+    [
+        (2.0, 1.0, 10.0, {"samplers": 2, "jpeg": 3}, 3, "samplers"),
+        (1.0, 4.0, 14.0, {"samplers": 3, "jpeg": 2}, 3, "jpeg"),
+        (1.0, 1.0, 20.0, {"samplers": 2, "jpeg": 2}, 3, "learner"),
+        (2.0, 2.0, 24.0, {"samplers": 2, "jpeg": 2}, 0, "lag"),
+    ],
+)
+def test_following_the_advice_helps_as_much_as_it_says(sample, score, learn, counts, lag, limits):
+    times = Times(sample, learn, {"jpeg": score})
+    work = {"samplers": CHUNKS * sample, "jpeg": CHUNKS * score}
+    advice = advise(work, counts, learn, lag)
+    assert advice.limits == limits
+    before = seconds(times, counts, lag)
+    if limits == "lag":
+        after = seconds(times, counts, lag + advice.more)
+    elif limits == "learner":
+        after = seconds(times, {name: 2 * count for name, count in counts.items()}, lag)
+    else:
+        after = seconds(times, counts | {limits: counts[limits] + advice.more}, lag)
+    tolerance = 0.35 if limits == "lag" else 0.1  # streaming hides part of what waits at lag 0
+    assert before / after == pytest.approx(advice.faster, rel=tolerance)
+
+
+def test_it_is_said_in_a_sentence():
+    assert str(Advice("describe", 2, 1.31)) == "describe limits you: +2 workers, about 1.3 times as fast"
