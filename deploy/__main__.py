@@ -83,6 +83,13 @@ def _scale(options: argparse.Namespace) -> None:
         print(table(scale(options.run, options.wishes)))
 
 
+def _simulate(options: argparse.Namespace) -> None:
+    from deploy.simulate import table
+
+    for line in table(options.words, options.time, options.samplers, options.call, options.bandwidth):
+        print(line, flush=True)
+
+
 def _recipes(options: argparse.Namespace) -> None:
     from deploy.recipes import listing
 
@@ -91,7 +98,7 @@ def _recipes(options: argparse.Namespace) -> None:
 
 COMMANDS = {
     "train": _train, "sample": _sample, "eval": _eval, "compare": _compare, "publish": _publish, "recipes": _recipes,
-    "train-aesthetic": _train_aesthetic, "scale": _scale,
+    "train-aesthetic": _train_aesthetic, "scale": _scale, "simulate": _simulate,
 }
 
 

@@ -12,7 +12,7 @@ from ddpo import __version__
 def read(arguments: list[str] | None) -> argparse.Namespace:
     """Parse; words after an option (`train demo --check lag=1`) count as well, which argparse alone refuses."""
     options, rest = _parser().parse_known_args(arguments)
-    if options.command not in ("train", "compare", "eval") or any(word.startswith("-") for word in rest):
+    if options.command not in ("train", "compare", "eval", "simulate") or any(word.startswith("-") for word in rest):
         return _parser().parse_args(arguments)
     options.words += rest
     return options
@@ -32,6 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train_aesthetic(commands)
     _add_eval(commands)
     _add_scale(commands)
+    _add_simulate(commands)
     commands.add_parser("recipes", help="list the recipes that ship with the program")
     return parser
 
@@ -120,6 +121,21 @@ def _add_scale(commands: argparse._SubParsersAction) -> None:
     scale.add_argument("wishes", nargs="*", metavar="POOL=COUNT",
                        help="samplers=4, or LOW..HIGH for a pool that sizes itself; none shows how the pools stand")
     scale.add_argument("--address", default="", metavar="HOST:PORT", help="of the cluster (RAY_ADDRESS)")
+
+
+def _add_simulate(commands: argparse._SubParsersAction) -> None:
+    simulate = commands.add_parser(
+        "simulate", help="what a run would do on more machines, by its own loop and pools on virtual time",
+        usage="ddpo simulate RUN.toml [table.key=value ...] --time STAGE=SECONDS ... [--samplers N,...]"
+              " [--call SECONDS] [--bandwidth BYTES]",
+    )
+    simulate.add_argument("words", nargs="+", metavar="RUN.toml table.key=value", help="as of `ddpo train`")
+    simulate.add_argument("--time", action="append", default=[], metavar="STAGE=SECONDS",
+                          help="sample and each reward: of one chunk; learn: of one step; for every stage of the run")
+    simulate.add_argument("--samplers", default="", metavar="N,...", help="how many, one line each (those of the run)")
+    simulate.add_argument("--call", type=float, default=0.001, metavar="SECONDS",
+                          help="of the driver for one call of a worker (0.001)")
+    simulate.add_argument("--bandwidth", type=float, default=1e9, metavar="BYTES", help="a second into a node (1e9)")
 
 
 def _whole(low: int) -> Callable[[str], int]:
