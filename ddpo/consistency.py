@@ -47,7 +47,16 @@ def consistency(run: Run) -> Problems:
         problems.append(("lag", f"{run.lag} batches ahead of only {run.steps} steps; write {run.steps - 1} or less"))
     if not run.name or "/" in run.name or run.name.startswith("."):
         problems.append(("name", f"{run.name!r} cannot be a folder's name"))
-    return problems + _reward_problems(run) + _prompt_problems(run)
+    return problems + _reward_problems(run) + _prompt_problems(run) + _pool_problems(run)
+
+
+def _pool_problems(run: Run) -> Problems:
+    limits = [("actors.max_count", run.actors.count, run.actors.max_count)]
+    limits += [(f"rewards.{name}.max_workers", part.workers, part.max_workers) for name, part in run.rewards.items()]
+    return [
+        (key, f"{most} is less than the {least} to begin with; write {least} or more, or 0 to keep to {least}")
+        for key, least, most in limits if 0 < most < least
+    ]
 
 
 def _reward_problems(run: Run) -> Problems:

@@ -260,11 +260,14 @@ def reward(images, prompts, metadata):
 
 
 @pytest.mark.parametrize(
-    ("failure", "why"),
-    [("raise ValueError('bad luck')", "ValueError: bad luck"), ("time.sleep(60)", "took more than 0.3 s")],
+    ("failure", "calls", "why"),
+    [
+        ("raise ValueError('bad luck')", "{3, 4, 5}", "ValueError: bad luck"),  # asked three times
+        ("time.sleep(60)", "{3}", "took more than 0.3 s"),
+    ],
 )
-def test_images_without_a_score_are_masked_and_counted(train, reward_file, tmp_path, failure, why):
-    source = SOMETIMES.format(calls="{3}", failure=failure)  # the first grid is call 1, the batches are 2-3 and 4-5
+def test_images_without_a_score_are_masked_and_counted(train, reward_file, tmp_path, failure, calls, why):
+    source = SOMETIMES.format(calls=calls, failure=failure)  # call 1 is the first grid, 2 and 3 are chunks
     answer = train(*reward_file(source), "rewards.jpeg.timeout=0.3")
     folder = tmp_path / "runs" / "small"
     assert answer.code == 0
@@ -276,7 +279,7 @@ def test_images_without_a_score_are_masked_and_counted(train, reward_file, tmp_p
 
 
 def test_a_grid_without_scores_does_not_stop_the_run(train, reward_file, tmp_path):
-    answer = train(*reward_file(SOMETIMES.format(calls="{1, 6}", failure="raise ValueError('bad luck')")))
+    answer = train(*reward_file(SOMETIMES.format(calls="{1, 2, 3, 8, 9, 10}", failure="raise ValueError('bad luck')")))
     assert answer.code == 0 and result(tmp_path / "runs" / "small")["images_masked"] == 0
     scores = json.loads((tmp_path / "runs" / "small" / "images" / "scores.json").read_text())
     assert scores["000000"]["rewards"]["jpeg"] == [None, None]
