@@ -6,9 +6,11 @@ Exit codes: 0 done, 2 wrong input, 1 anything else, 130 interrupted. No torch is
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
+from dataclasses import asdict
 
 from ddpo.errors import DdpoError, InputError, Interrupted
 from deploy.options import read
@@ -75,6 +77,22 @@ def _train_aesthetic(options: argparse.Namespace) -> None:
     print(train(options))
 
 
+def _audit(options: argparse.Namespace) -> None:
+    from deploy.audit import audit, render
+
+    found = audit(options.run)
+    print(json.dumps(asdict(found), indent=1) if options.json else render(found), flush=True)
+    found.check()
+
+
+def _replay(options: argparse.Namespace) -> None:
+    from deploy.replay import render, replay
+
+    found = replay(options.run, options.image, options.out)
+    print(render(found), flush=True)
+    found.check()
+
+
 def _recipes(options: argparse.Namespace) -> None:
     from deploy.recipes import listing
 
@@ -83,7 +101,7 @@ def _recipes(options: argparse.Namespace) -> None:
 
 COMMANDS = {
     "train": _train, "sample": _sample, "eval": _eval, "compare": _compare, "publish": _publish, "recipes": _recipes,
-    "train-aesthetic": _train_aesthetic,
+    "train-aesthetic": _train_aesthetic, "audit": _audit, "replay": _replay,
 }
 
 

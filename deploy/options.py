@@ -31,6 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_compare(commands)
     _add_train_aesthetic(commands)
     _add_eval(commands)
+    _add_ledger(commands)
     commands.add_parser("recipes", help="list the recipes that ship with the program")
     return parser
 
@@ -111,6 +112,16 @@ def _add_eval(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--deploy-steps", type=_whole(1), default=None, metavar="N",
                         help="of the deployment sampler, eta 0 (half of the run's, at most 20)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to (RUN/eval/STEP)")
+
+
+def _add_ledger(commands: argparse._SubParsersAction) -> None:
+    audit = commands.add_parser("audit", help="add up what became of every image of a run")
+    audit.add_argument("run", type=Path, metavar="RUN", help="a run folder, such as runs/demo")
+    audit.add_argument("--json", action="store_true", help="for programs")
+    replay = commands.add_parser("replay", help="draw any image of a run again, bit for bit")
+    replay.add_argument("run", type=Path, metavar="RUN", help="a run folder, such as runs/demo")
+    replay.add_argument("image", type=_whole(0), metavar="IMAGE", help="its number in the run's ledger.jsonl")
+    replay.add_argument("--out", type=Path, metavar="FILE.png", help="where to (NAME-IMAGE.png)")
 
 
 def _whole(low: int) -> Callable[[str], int]:
