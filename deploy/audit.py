@@ -71,9 +71,9 @@ def audit(path: Path) -> Audit:
     return Audit(
         run=str(path), steps=len(rows), of=run.steps, ended=bool(result), drawn=sum(size for _, size in batches),
         trained=sum(line["fate"] == TRAINED for line in counted),
-        masked=Counter(str(line.get("reason", "no reason")) for line in counted if line["fate"] == MASKED),
+        masked=dict(Counter(str(line.get("reason", "no reason")) for line in counted if line["fate"] == MASKED)),
         in_flight=sum(size for step, size in batches if step > len(rows)),
-        lags=Counter(line["step"] - 1 - line["version"] for line in counted),
+        lags=dict(Counter(line["step"] - 1 - line["version"] for line in counted)),
         policies=len(versions), kept=len(versions & {version for _, version, _ in stored}),
         problems=[*_problems(folder, run, rows, ledger, result, stored), *damaged],
     )

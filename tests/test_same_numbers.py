@@ -1,4 +1,5 @@
-"""Property 2: a run is a function of its config and seed, on Ray and in one process, whatever dies on the way."""
+"""Property 2: a run is a function of its config and seed, on Ray and in one process, whatever dies on the way.
+Property 3: delivery is proven; a sampler that skips a load is caught before anything is learned from what it drew."""
 
 from __future__ import annotations
 
@@ -13,12 +14,16 @@ import pytest
 import seeing
 import tiny
 
+from actors import ray_pool
 from actors.pool import LocalSamplers
 from actors.prompts import Draw
+from actors.sampler import Sampler
 from ddpo import loop
 from ddpo.advantage import advantage
 from ddpo.config import Run
+from ddpo.errors import DeliveryError
 from ddpo.runfile import parse
+from ddpo.types import Policy
 from deploy import cluster
 from deploy.prepare import prepare
 from learner.learner import LocalLearner
@@ -65,6 +70,35 @@ def test_the_same_config_gives_the_same_digest_and_another_seed_another(make_run
     first = in_process(make_run())
     assert in_process(make_run()) == first
     assert in_process(make_run("seed=1")) != first
+
+
+def deaf(sampler: type[Sampler]) -> type[Sampler]:
+    """A sampler that keeps the first policy it was sent, whatever comes after."""
+
+    class Deaf(sampler):
+        def _load(self, policy: Policy) -> str:
+            return self.loaded[1] if self.loaded else super()._load(policy)
+
+    return Deaf
+
+
+@pytest.mark.parametrize(("lag", "step"), [(0, 2), (2, 4)])
+def test_a_sampler_that_skips_a_load_is_caught_in_the_first_step_it_would_spoil(make_run, monkeypatch, lag, step):
+    monkeypatch.setattr("actors.pool.Sampler", deaf(Sampler))
+    learned: list[int] = []
+    first = 8 * (step - 1)
+    with pytest.raises(DeliveryError, match=rf"images {first}\.\.{first + 3} were drawn by weights [0-9a-f]{{12}} as "
+                       rf"version 1; published within lag {lag} are: .*A sampler did not load what it was sent"):
+        in_process(make_run(STEPS, f"lag={lag}"), lambda scored, report: learned.append(report.version))
+    assert learned == list(range(1, step))
+
+
+@pytest.mark.ray
+def test_a_sampler_that_skips_a_load_is_caught_on_ray(make_run, ray_cluster, monkeypatch):
+    monkeypatch.setattr(ray_pool, "SamplerActor", deaf(ray_pool.SamplerActor))
+    run = make_run(STEPS, "lag=2", "actors.count=2", "name=deaf")
+    with pytest.raises(DeliveryError, match=r"as version 1; published within lag 2 are: .*A sampler did not load"):
+        learn(run, cluster.pools(prepare(run)))
 
 
 @pytest.mark.ray
