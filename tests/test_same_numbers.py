@@ -14,7 +14,6 @@ import pytest
 import seeing
 import tiny
 
-from actors import ray_pool
 from actors.pool import LocalSamplers
 from actors.prompts import Draw
 from actors.sampler import Sampler
@@ -23,7 +22,6 @@ from ddpo.advantage import advantage
 from ddpo.config import Run
 from ddpo.errors import DeliveryError
 from ddpo.runfile import parse
-from ddpo.types import Policy
 from deploy import cluster
 from deploy.prepare import prepare
 from learner.learner import LocalLearner
@@ -41,9 +39,13 @@ def learn(run: Run, pools: tuple[Any, Any, Any], log: Callable[..., None] = lamb
 
 
 def in_process(run: Run, log: Callable[..., None] = lambda scored, report: None) -> str:
+    return learn(run, local_pools(run), log)
+
+
+def local_pools(run: Run) -> tuple[LocalSamplers, LocalRewards, LocalLearner]:
     prepared = prepare(run)
     rewards = LocalRewards(run, prepared.reward_sources)
-    return learn(run, (LocalSamplers(run, prepared.base), rewards, LocalLearner(run, prepared.base)), log)
+    return LocalSamplers(run, prepared.base), rewards, LocalLearner(run, prepared.base)
 
 
 @pytest.fixture(scope="module")
@@ -72,33 +74,37 @@ def test_the_same_config_gives_the_same_digest_and_another_seed_another(make_run
     assert in_process(make_run("seed=1")) != first
 
 
-def deaf(sampler: type[Sampler]) -> type[Sampler]:
-    """A sampler that keeps the first policy it was sent, whatever comes after."""
+def deafen() -> Callable[[Sampler], None]:
+    """What makes a sampler keep the first policy it is sent, whatever comes after; travels to one on Ray."""
 
-    class Deaf(sampler):
-        def _load(self, policy: Policy) -> str:
-            return self.loaded[1] if self.loaded else super()._load(policy)
+    def take(sampler: Sampler) -> None:
+        load = sampler._load
+        sampler._load = lambda policy: sampler.loaded[1] if sampler.loaded else load(policy)
 
-    return Deaf
+    return take
 
 
 @pytest.mark.parametrize(("lag", "step"), [(0, 2), (2, 4)])
-def test_a_sampler_that_skips_a_load_is_caught_in_the_first_step_it_would_spoil(make_run, monkeypatch, lag, step):
-    monkeypatch.setattr("actors.pool.Sampler", deaf(Sampler))
-    learned: list[int] = []
-    first = 8 * (step - 1)
-    with pytest.raises(DeliveryError, match=rf"images {first}\.\.{first + 3} were drawn by weights [0-9a-f]{{12}} as "
-                       rf"version 1; published within lag {lag} are: .*A sampler did not load what it was sent"):
-        in_process(make_run(STEPS, f"lag={lag}"), lambda scored, report: learned.append(report.version))
-    assert learned == list(range(1, step))
+def test_a_sampler_that_skips_a_load_is_caught_in_the_first_step_it_would_spoil(make_run, lag, step):
+    run, learned = make_run(STEPS, f"lag={lag}"), []
+    samplers, _, learner = local = local_pools(run)
+    deafen()(samplers.sampler)
+    with pytest.raises(DeliveryError, match=rf"images {8 * step - 8}\.\.{8 * step - 5} were drawn by weights "
+                       rf"[0-9a-f]{{12}} as version 1; published within lag {lag} .* did not load what it was sent"):
+        learn(run, local, lambda scored, report: learned.append(report.version))
+    assert learned == list(range(1, step)) and learner.step == step - 1
 
 
 @pytest.mark.ray
-def test_a_sampler_that_skips_a_load_is_caught_on_ray(make_run, ray_cluster, monkeypatch):
-    monkeypatch.setattr(ray_pool, "SamplerActor", deaf(ray_pool.SamplerActor))
+def test_one_of_two_samplers_on_ray_that_skips_a_load_is_caught(make_run, ray_cluster):
+    import ray
+
     run = make_run(STEPS, "lag=2", "actors.count=2", "name=deaf")
-    with pytest.raises(DeliveryError, match=r"as version 1; published within lag 2 are: .*A sampler did not load"):
-        learn(run, cluster.pools(prepare(run)))
+    samplers, _, learner = on_ray = cluster.pools(prepare(run))
+    ray.get(samplers.actors[1].__ray_call__.remote(deafen()), timeout=60)
+    with pytest.raises(DeliveryError, match=r"images 28\.\.31 were drawn by .* as version 1; .* did not load"):
+        learn(run, on_ray)
+    assert learner.step == 3
 
 
 @pytest.mark.ray
