@@ -25,7 +25,7 @@ from deploy.audit import opened
 from deploy.cluster import thread_settings
 from deploy.facts import facts
 from deploy.folder import RunFolder, write
-from deploy.ledger import Line, read
+from deploy.ledger import Ledger, Line, read
 
 COMPARED = ("torch", "diffusers", "transformers", "peft", "python", "host", "ddpo_version", "git_commit")
 
@@ -72,17 +72,20 @@ def replay(path: Path, image: int, out: Path | None) -> Replay:
 def _chunk(folder: RunFolder, image: int, size: int) -> list[Line]:
     """The lines of all images that were denoised together with this one."""
     ledger = read(folder.ledger_file)
-    lines = {line["image"]: line for lines in ledger.images.values() for line in lines}
-    wanted = range(image // size * size, (image // size + 1) * size)
-    if missing := [number for number in wanted if number not in lines]:
-        flying = any(first <= image <= last for lines in ledger.batches.values() for first, last in [lines[0]["drawn"]])
-        reason = (
-            "it is in flight: drawn, but its step is not learned yet" if flying and image not in lines
-            else f"the ledger has images {min(lines)} to {max(lines)}" if image not in lines and lines
-            else f"images {missing} of its chunk are not in the ledger (`ddpo audit` says more)"
-        )
-        raise InputError(f"image {image} of {folder.path} cannot be drawn again: {reason}.")
-    return [lines[number] for number in wanted]
+    lines = {line["image"]: line for some in ledger.images.values() for line in some}
+    chunk = range(image // size * size, (image // size + 1) * size)
+    if not all(number in lines for number in chunk):
+        raise InputError(f"image {image} of {folder.path} cannot be drawn again: {_missing(image, lines, ledger)}.")
+    return [lines[number] for number in chunk]
+
+
+def _missing(image: int, lines: Mapping[int, Line], ledger: Ledger) -> str:
+    """Why the ledger lacks the image, or one that was drawn with it."""
+    if image in lines:
+        return "the ledger lacks others of its chunk, with which it was drawn; `ddpo audit` says which"
+    if any(some[0]["drawn"][0] <= image <= some[0]["drawn"][1] for some in ledger.batches.values()):
+        return "it is in flight, that is drawn, but its step is not learned yet; or its line was lost (`ddpo audit`)"
+    return f"the ledger has images {min(lines, default=0)} to {max(lines, default=0)}"
 
 
 def _draw(folder: RunFolder, run: Run, chunk: Sequence[Line], image: int) -> tuple[Any, str]:
