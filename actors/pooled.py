@@ -8,7 +8,6 @@ again, draws the same.
 from __future__ import annotations
 
 import os
-from concurrent.futures import Future
 from typing import Any
 
 from actors.sampler import Sampler
@@ -39,7 +38,7 @@ class Drawing:
 
     def __init__(self, control: Control, pool: Pool, call: Call) -> None:
         self.control, self.pool, self.call = control, pool, call
-        self.future: Future[Chunk] = control.spawn(self._draw())
+        self.future: Any = control.spawn(self._draw())
 
     async def _draw(self) -> Chunk:
         return Chunk(*await self.pool.submit(self.call))

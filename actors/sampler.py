@@ -22,6 +22,7 @@ from ddpo.condition import Condition
 from ddpo.config import Run
 from ddpo.denoiser import DTYPES, Denoiser
 from ddpo.errors import BaseModelError, DdpoError
+from ddpo.pictures import fingerprints
 from ddpo.threads import threads
 from ddpo.types import Images, Policy, Prompts, Receipt, Trajectory
 
@@ -54,7 +55,8 @@ class Sampler:
             states_BSCHW.cpu().numpy(), log_probs_BT.cpu().numpy(), c.text_BLD.cpu().numpy(),
             null.text_BLD[0].cpu().numpy(), c.pooled_BP.cpu().numpy(), null.pooled_BP[0].cpu().numpy(),
         )
-        return images, trajectory, Receipt(prompts.ids, policy.version, digest, time.perf_counter() - start, kl_B)
+        marks, seconds = fingerprints(pixels), time.perf_counter() - start
+        return images, trajectory, Receipt(prompts.ids, policy.version, digest, seconds, kl_B, marks)
 
     def _load(self, policy: Policy) -> str:
         """Load a policy; the digest returned is of the weights in the module, not of the message."""

@@ -162,6 +162,8 @@ class CheckpointsConfig:
 
     every: int = knob(10, "steps between checkpoints; the last step always has one", low=1)
     keep: int = knob(3, "newest checkpoints kept", low=1)
+    policies: str = knob("auto", "policies kept for `ddpo replay`: every one that drew an image, or those in "
+                         "checkpoints; auto is all of LoRA's and no others", choices=("auto", "all", "checkpoints"))
     best: str = knob("", 'also keep the best one, by the mean "reward" or by a part of it, trained on or watched')
 
 

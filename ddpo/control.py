@@ -1,7 +1,8 @@
 """The loop in which pools live, beside the main loop that learns.
 
-Consumes coroutines, produces futures of their results. `Control` runs its asyncio loop in a thread of its own, so that
-workers get their next job while the learner learns and while a report is written; the thread touches no torch.
+Consumes coroutines, produces futures of their results. `ControlThread` runs its asyncio loop in a thread of its own, so
+that workers get their next job while the learner learns and while a report is written; the thread touches no torch.
+deploy.virtual has the same on virtual time.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from ddpo.errors import DeadlineError
 
@@ -18,7 +19,15 @@ T = TypeVar("T")
 ENDING = 30.0  # seconds that the loop's tasks have to end
 
 
-class Control:
+class Control(Protocol):
+    """An asyncio loop, seen from outside."""
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> Any: ...
+    def call(self, function: Callable[..., T], *arguments: Any) -> T: ...
+    def collect(self, futures: Sequence[Any], patience: float, what: str) -> list[Any]: ...
+
+
+class ControlThread:
     """An asyncio loop in a thread."""
 
     def __init__(self) -> None:

@@ -48,6 +48,10 @@ class DeliveryError(DdpoError):
     """A trajectory or a message of weights is not what was published."""
 
 
+class LedgerError(DdpoError):
+    """The ledger does not add up, or an image of it cannot be drawn again as it was."""
+
+
 class DeadlineError(DdpoError):
     """Something waited for did not come in its time."""
 

@@ -1,6 +1,7 @@
 """How far pictures are from each other: what over-optimisation takes away, measured on pixels alone.
 
-Consumes uint8 images, produces distances between 0 and 1; waits for nothing. No torch, no network.
+Consumes uint8 images, produces distances between 0 and 1, and fingerprints that are equal only for equal pixels; waits
+for nothing. No torch, no network.
 
 The distance of two images is the root mean square of their difference in [0, 1] after both were shrunk to 32 x 32 by
 averaging: it sees layout, subject size and colour, and not fine texture or noise. It is the same for every base model
@@ -11,6 +12,7 @@ Shape letters: B images, Y X pixels, D = 32 * 32 * 3 numbers of a shrunk image.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -42,6 +44,11 @@ def spread(images_BYX3: NDArray[np.uint8], prompts: Sequence[str]) -> NDArray[np
 def shift(images_BYX3: NDArray[np.uint8], base_BYX3: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Distance of every image from the one in its place, such as the base model's from the same noise; (B,)."""
     return _length(_shrunk(images_BYX3) - _shrunk(base_BYX3))
+
+
+def fingerprints(images_BYX3: NDArray[np.uint8]) -> tuple[str, ...]:
+    """sha256 over each image's pixels, row by row."""
+    return tuple(hashlib.sha256(pixels.tobytes()).hexdigest() for pixels in images_BYX3)
 
 
 def _length(difference_BD: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -82,7 +82,9 @@ class Trajectory:
 class Receipt:
     """samplers -> driver: that a chunk was drawn, by which weights, in how many seconds.
 
-    kl_B: KL(p || p_base) of each image, mean over its steps and latent dimensions; NaN where it was not measured
+    version, digest: as in Trajectory
+    kl_B:            KL(p || p_base) of each image, mean over its steps and latent dimensions; NaN where not measured
+    pixels:          sha256 of each image's pixels: proof that one drawn again later is the same
     """
 
     ids: tuple[int, ...]
@@ -90,6 +92,7 @@ class Receipt:
     digest: str
     seconds: float
     kl_B: NDArray[np.float64]
+    pixels: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ class Scored:
     parts:      reward name -> (B,) values, NaN where missing
     info:       reward name -> key -> one value per image, in their order, None where missing (captions, ...)
     masked:     image id -> reason; these images are not trained on
-    kl_B:       KL(p || p_base) of each image, as in Receipt
+    receipts:   who drew each chunk
     chunks:     where the trajectories are, as in Rollouts
     seconds:    "sample" and "score", summed over workers
     """
@@ -141,7 +144,7 @@ class Scored:
     parts: Mapping[str, NDArray[np.float64]]
     info: Mapping[str, Mapping[str, Sequence[Any]]]
     masked: Mapping[int, str]
-    kl_B: NDArray[np.float64]
+    receipts: Sequence[Receipt]
     chunks: Sequence[Any]
     seconds: Mapping[str, float]
 
@@ -149,6 +152,11 @@ class Scored:
     def kept_B(self) -> NDArray[np.bool_]:
         """Which images have a reward, bool (B,)."""
         return np.array([image not in self.masked for image in self.prompts.ids])
+
+    @property
+    def kl_B(self) -> NDArray[np.float64]:
+        """KL(p || p_base) of each image, as in Receipt."""
+        return np.concatenate([receipt.kl_B for receipt in self.receipts])
 
 
 @dataclass(frozen=True)

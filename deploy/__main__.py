@@ -6,9 +6,11 @@ Exit codes: 0 done, 2 wrong input, 1 anything else, 130 interrupted. No torch is
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
+from dataclasses import asdict
 
 from ddpo.errors import DdpoError, InputError, Interrupted
 from deploy.options import read
@@ -90,6 +92,22 @@ def _simulate(options: argparse.Namespace) -> None:
         print(line, flush=True)
 
 
+def _audit(options: argparse.Namespace) -> None:
+    from deploy.audit import audit, render
+
+    found = audit(options.run)
+    print(json.dumps(asdict(found), indent=1) if options.json else render(found), flush=True)
+    found.check()
+
+
+def _replay(options: argparse.Namespace) -> None:
+    from deploy.replay import render, replay
+
+    found = replay(options.run, options.image, options.out)
+    print(render(found), flush=True)
+    found.check()
+
+
 def _recipes(options: argparse.Namespace) -> None:
     from deploy.recipes import listing
 
@@ -98,7 +116,7 @@ def _recipes(options: argparse.Namespace) -> None:
 
 COMMANDS = {
     "train": _train, "sample": _sample, "eval": _eval, "compare": _compare, "publish": _publish, "recipes": _recipes,
-    "train-aesthetic": _train_aesthetic, "scale": _scale, "simulate": _simulate,
+    "train-aesthetic": _train_aesthetic, "scale": _scale, "simulate": _simulate, "audit": _audit, "replay": _replay,
 }
 
 

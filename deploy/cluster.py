@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ddpo.config import Run
-from ddpo.control import Control
+from ddpo.control import Control, ControlThread
 from ddpo.errors import DeadlineError, InputError, WorkerError
 from ddpo.pool import Pool
 from ddpo.types import Images, Rollouts
@@ -136,7 +136,7 @@ def pools(prepared: Prepared) -> Iterator[tuple[Any, Any, Any]]:
     from learner.ray_group import RayLearner
     from rewards.pooled import PooledRewards
 
-    run, base, control = prepared.run, prepared.base, Control()
+    run, base, control = prepared.run, prepared.base, ControlThread()
     staff = Staff(run.name, _environment)
     try:
         learner = RayLearner(run, base, _environment(run.learner.threads))

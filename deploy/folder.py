@@ -2,9 +2,9 @@
 
     runs/NAME/
         config.toml     the resolved run             run.json       command, versions, machine
-        metrics.jsonl   one object a step            masked.jsonl   images without a reward, and why
-        answers.jsonl   what rewards said of images, such as captions
+        metrics.jsonl   one object a step            ledger.jsonl   what became of every image, see deploy.ledger
         images/         grids of fixed prompts       checkpoints/   see learner.checkpoint
+        policies/       see deploy.policies
         report.html     for a person                 result.json    for a program, at the end
 """
 
@@ -14,7 +14,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,9 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.images, self.checkpoints = path / "images", path / "checkpoints"
-        self.metrics_file, self.masked_file = path / "metrics.jsonl", path / "masked.jsonl"
-        self.answers_file, self.result_file = path / "answers.jsonl", path / "result.json"
+        self.images, self.checkpoints, self.policies = path / "images", path / "checkpoints", path / "policies"
+        self.metrics_file, self.ledger_file = path / "metrics.jsonl", path / "ledger.jsonl"
+        self.config_file, self.result_file = path / "config.toml", path / "result.json"
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
@@ -68,7 +68,7 @@ class RunFolder:
         with self._writable():
             for folder in (self.images, self.checkpoints):
                 folder.mkdir(exist_ok=True)
-            write(self.path / "config.toml", tomlkit.dumps(plain(run)))
+            write(self.config_file, tomlkit.dumps(plain(run)))
             write(self.path / "run.json", json.dumps(facts, indent=1))
 
     @contextmanager
@@ -81,13 +81,13 @@ class RunFolder:
                 "kept. Free space there, or give another place with --runs FOLDER."
             ) from error
 
-    def append(self, file: Path, record: dict[str, Any]) -> None:
-        """Add one line of JSON, wholly or not at all; NaN is an error, since no reader of JSON takes it."""
-        line = json.dumps(record, allow_nan=False).encode() + b"\n"
+    def append(self, file: Path, records: Iterable[dict[str, Any]]) -> None:
+        """Add lines of JSON, wholly or not at all; NaN is an error, since no reader of JSON takes it."""
+        lines = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records).encode()
         with guarded(file), file.open("ab", buffering=0) as stream:
             size = stream.tell()
             try:
-                _write_all(stream, line)
+                _write_all(stream, lines)
             except OSError:
                 os.truncate(file, size)
                 raise
@@ -96,12 +96,21 @@ class RunFolder:
         """All steps logged so far; a last line that a crash cut short is left out."""
         return _lines(self.metrics_file)
 
+    def sync(self) -> None:
+        """Have the lines on the disk before a checkpoint that stands on them, should the whole machine fail."""
+        for file in (self.metrics_file, self.ledger_file):
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
+
     def cut_to(self, step: int) -> None:
         """Forget what was logged after `step`, because it is about to be done again."""
-        for file in (self.metrics_file, self.masked_file, self.answers_file):
+        for file in (self.metrics_file, self.ledger_file):
             kept = [record for record in _lines(file) if record["step"] <= step]
             if file.exists():
                 write(file, "".join(json.dumps(record) + "\n" for record in kept))
+        for policy in self.policies.glob("[0-9]*"):
+            if int(policy.name[:6]) > step:
+                policy.unlink()
         for grid in self.images.glob("[0-9]*.png"):
             if int(grid.stem) > step:
                 grid.unlink()
@@ -155,10 +164,13 @@ def guarded(path: Path) -> Iterator[None]:
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Replace a file in one go: written beside it, then renamed."""
+    """Replace a file in one go: written beside it, then renamed, so that even a machine that fails leaves it whole."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        with partial.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -176,7 +188,7 @@ def choose(root: Path, name: str, resume: bool) -> RunFolder:
 
 def _newest(root: Path, name: str) -> Path:
     numbered = [path for path in root.glob(f"{name}-*") if path.name.removeprefix(f"{name}-").isdigit()]
-    found = [path for path in [root / name, *numbered] if (path / "config.toml").is_file()]
+    found = [path for path in [root / name, *numbered] if RunFolder(path).config_file.is_file()]
     if not found:
         raise InputError(f"--resume: there is no run {name!r} in {root}. Start it without --resume first.")
     return max(found, key=lambda path: int(path.name.removeprefix(name).lstrip("-") or 1))

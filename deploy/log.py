@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -48,16 +48,6 @@ def record(scored: Scored, report: Report, queries: int, seconds: dict[str, floa
         "images_masked": len(scored.masked),
         "seconds": {name: round(value, 4) for name, value in seconds.items()},
     }
-
-
-def answers(scored: Scored, step: int) -> Iterator[dict[str, Any]]:
-    """What the rewards said about each image, beside its score: lines of answers.jsonl, where any said anything."""
-    for row, image in enumerate(scored.prompts.ids):
-        said = {name: {key: values[row] for key, values in info.items()} for name, info in scored.info.items() if info}
-        if said:
-            reward = float(scored.rewards_B[row])
-            yield {"step": step, "image": image, "prompt": scored.prompts.text[row],
-                   "reward": None if math.isnan(reward) else reward, **said}
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

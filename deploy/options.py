@@ -33,6 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_eval(commands)
     _add_scale(commands)
     _add_simulate(commands)
+    _add_ledger(commands)
     commands.add_parser("recipes", help="list the recipes that ship with the program")
     return parser
 
@@ -136,6 +137,16 @@ def _add_simulate(commands: argparse._SubParsersAction) -> None:
     simulate.add_argument("--call", type=float, default=0.001, metavar="SECONDS",
                           help="of the driver for one call of a worker (0.001)")
     simulate.add_argument("--bandwidth", type=float, default=1e9, metavar="BYTES", help="a second into a node (1e9)")
+
+
+def _add_ledger(commands: argparse._SubParsersAction) -> None:
+    audit = commands.add_parser("audit", help="add up what became of every image of a run")
+    audit.add_argument("run", type=Path, metavar="RUN", help="a run folder, such as runs/demo")
+    audit.add_argument("--json", action="store_true", help="for programs")
+    replay = commands.add_parser("replay", help="draw any image of a run again, bit for bit")
+    replay.add_argument("run", type=Path, metavar="RUN", help="a run folder, such as runs/demo")
+    replay.add_argument("image", type=_whole(0), metavar="IMAGE", help="its number in the run's ledger.jsonl")
+    replay.add_argument("--out", type=Path, metavar="FILE.png", help="where to (NAME-IMAGE.png)")
 
 
 def _whole(low: int) -> Callable[[str], int]:

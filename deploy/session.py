@@ -13,12 +13,14 @@ from actors.prompts import Draw
 from ddpo import loop
 from ddpo.advantage import advantage
 from ddpo.errors import Interrupted
-from ddpo.types import Report, Scored
+from ddpo.types import Prompts, Report, Scored
+from deploy import ledger
 from deploy.folder import RunFolder, guarded, write
 from deploy.gallery import Gallery
 from deploy.guard import Fall, Guard, mark_best
 from deploy.interrupt import Stop
-from deploy.log import Progress, Wandb, answers, record
+from deploy.log import Progress, Wandb, record
+from deploy.policies import keep
 from deploy.prepare import Prepared
 from deploy.report import write_report
 from learner import checkpoint
@@ -41,7 +43,7 @@ class Session:
     ) -> None:
         self.prepared, self.run, self.folder, self.stop, self.wandb = prepared, prepared.run, folder, stop, wandb
         self.samplers, self.rewards, self.learner = samplers, rewards, learner
-        self.advantage = advantage(self.run)
+        self.draw, self.advantage = Draw(self.run, prepared.prompts), advantage(self.run)
         self.gallery = Gallery(prepared.fixed, samplers, rewards, fetch, folder)
         watched = [name for name, reward in self.run.rewards.items() if reward.weight == 0]
         self.guard = Guard(self.run.guard, watched, folder.metrics())
@@ -63,16 +65,23 @@ class Session:
         if self._has_grid(self.learner.step) and not self.gallery.has(self.learner.step):
             self.gallery.request(self.learner.policy())
         self.logging, self.clock = 0.0, time.perf_counter()
-        draw = Draw(self.run, self.prepared.prompts)
         stopped: Fall | None = None
         try:
             loop.run(
-                self.run.steps, draw, self.samplers, self.rewards, self.advantage, self.learner, self.policies, self.log
+                self.run.steps, self.drawn, self.samplers, self.rewards, self.advantage, self.learner, self.policies,
+                self.log,
             )
         except Overoptimised as end:
             stopped = end.fall
         self._collect()
         self._finish(stopped)
+
+    def drawn(self, number: int) -> Prompts:
+        """c ~ p(c), entered in the ledger before a sampler gets it; the policy that is to draw it is kept."""
+        prompts, policy = self.draw(number), self.policies.of_batch(number)
+        keep(self.folder, policy, self.run)
+        self.folder.append(self.folder.ledger_file, [ledger.drawn(prompts, policy)])
+        return prompts
 
     def log(self, scored: Scored, report: Report) -> None:
         """Everything that happens between two steps, outside the algorithm."""
@@ -113,17 +122,15 @@ class Session:
         waiting = max(0.0, total - report.seconds - self.logging)
         seconds = {**scored.seconds, "learn": report.seconds, "wait": waiting, "log": self.logging, "total": total}
         metrics = record(scored, report, report.version * len(scored.prompts.ids), seconds)
-        for image, reason in scored.masked.items():
-            self.folder.append(self.folder.masked_file, {"step": report.version, "image": image, "reason": reason})
-        for answer in answers(scored, report.version):
-            self.folder.append(self.folder.answers_file, answer)
-        self.folder.append(self.folder.metrics_file, metrics)
+        self.folder.append(self.folder.ledger_file, ledger.fates(scored, report.version))
+        self.folder.append(self.folder.metrics_file, [metrics])
         self.wandb.scalars(metrics)
         self.progress.show(metrics)
         return metrics
 
     def _checkpoint(self, step: int) -> None:
         with guarded(self.folder.checkpoints):
+            self.folder.sync()
             checkpoint.save(
                 self.folder.checkpoints, step, self.learner.state(), list(self.policies.recent),
                 self.advantage.state(), self.run, self.prepared.base,

@@ -100,7 +100,7 @@ class Sleeper:
         await asyncio.sleep(self.seconds)
         ids, zeros = part.ids, np.zeros(len(part.ids))
         scores = Scores(ids, dict.fromkeys(ids, 0.0), {}, {}, self.seconds)
-        return [scores, None, Receipt(ids, policy.version, policy.digest, self.seconds, zeros)]
+        return [scores, None, Receipt(ids, policy.version, policy.digest, self.seconds, zeros, ())]
 
     def kill(self) -> None:
         """Nothing to end."""

@@ -47,8 +47,7 @@ def combine(
         "score": sum(part.seconds for chunks in scores.values() for part in chunks),
     }
     info = {name: _info(ids, chunks) for name, chunks in scores.items()}
-    kl_B = np.concatenate([receipt.kl_B for receipt in receipts])
-    return Scored(rollouts.prompts, total, parts, info, masked, kl_B, rollouts.chunks, seconds)
+    return Scored(rollouts.prompts, total, parts, info, masked, receipts, rollouts.chunks, seconds)
 
 
 def _in_order(ids: Sequence[int], chunks: Sequence[Scores]) -> np.ndarray:

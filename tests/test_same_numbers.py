@@ -1,10 +1,11 @@
-"""Property 2: a run is a function of its config and seed, on Ray and in one process, whatever dies on the way."""
+"""Property 2: a run is a function of its config and seed, on Ray and in one process, whatever dies on the way.
+Property 3: delivery is proven; a sampler that skips a load is caught before anything is learned from what it drew."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ import psutil
 import pytest
 import seeing
 import tiny
-from learning import in_process, on_cluster
+from learning import in_process, learn, local_pools, on_cluster
 
+from actors.sampler import Sampler
+from ddpo.errors import DeliveryError
 from ddpo.runfile import parse
 from deploy import cluster
+from deploy.prepare import prepare
 
 STEPS = "steps=4"
 
@@ -44,6 +48,40 @@ def test_the_same_config_gives_the_same_digest_and_another_seed_another(make_run
     first = in_process(make_run())
     assert in_process(make_run()) == first
     assert in_process(make_run("seed=1")) != first
+
+
+def deafen() -> Callable[[Sampler], None]:
+    """What makes a sampler keep the first policy it is sent, whatever comes after; travels to one on Ray."""
+
+    def take(sampler: Sampler) -> None:
+        load = sampler._load
+        sampler._load = lambda policy: sampler.loaded[1] if sampler.loaded else load(policy)
+
+    return take
+
+
+@pytest.mark.parametrize(("lag", "step"), [(0, 2), (2, 4)])
+def test_a_sampler_that_skips_a_load_is_caught_in_the_first_step_it_would_spoil(make_run, lag, step):
+    run, learned = make_run(STEPS, f"lag={lag}"), []
+    samplers, _, learner = local = local_pools(run)
+    deafen()(samplers.sampler)
+    with pytest.raises(DeliveryError, match=rf"images {8 * step - 8}\.\.{8 * step - 5} were drawn by weights "
+                       rf"[0-9a-f]{{12}} as version 1; published within lag {lag} .* did not load what it was sent"):
+        learn(run, local, lambda scored, report: learned.append(report.version))
+    assert learned == list(range(1, step)) and learner.step == step - 1
+
+
+@pytest.mark.ray
+def test_one_of_two_samplers_on_ray_that_skips_a_load_is_caught(make_run, ray_cluster):
+    import ray
+
+    run, learned = make_run("steps=8", "lag=2", "actors.count=2", "name=deaf"), []
+    with cluster.pools(prepare(run)) as pools:
+        worker: Any = next(iter(pools[0].pool.members.values())).worker
+        ray.get(worker.actor.__ray_call__.remote(deafen()), timeout=60)
+        with pytest.raises(DeliveryError, match=r"images \d+\.\.\d+ were drawn by .* as version \d; .* did not load"):
+            learn(run, pools, lambda scored, report: learned.append(report.version))
+    assert learned == list(range(1, len(learned) + 1)) and 3 <= len(learned) < 8
 
 
 @pytest.mark.ray

@@ -72,7 +72,7 @@ def _draw(policy: str, prompts: Prompts, sampler: Sampler, models: Models, tick:
     chunks = []
     for part in prompts.chunks(models.run.actors.batch):
         pixels_BYX3 = models.draw(policy, part.text, part.seeds, sampler)
-        receipt = Receipt(part.ids, 0, "", 0, np.full(len(part.ids), np.nan))
+        receipt = Receipt(part.ids, 0, "", 0, np.full(len(part.ids), np.nan), ())
         chunks.append(Chunk(Images(part.ids, part.text, part.metadata, pixels_BYX3), None, receipt))
         tick(len(part.ids) * sampler.steps)
     return chunks

@@ -1,6 +1,6 @@
 """A run folder as the report sees it.
 
-Consumes: config.toml, run.json, metrics.jsonl, images/, masked.jsonl, result.json, as far as the run has written them.
+Consumes: config.toml, run.json, metrics.jsonl, images/, ledger.jsonl, result.json, as far as the run has written them.
 Produces: `Run`. Waits for nothing.
 """
 
@@ -13,6 +13,7 @@ from typing import Any
 
 from PIL import Image
 
+from deploy.ledger import MASKED
 from deploy.report.scale import thin
 
 GRIDS = 8  # most that are read of a long run
@@ -24,7 +25,8 @@ Row = Mapping[str, Any]
 class Run:
     """What a run folder held when it was read.
 
-    rows, masked:  the lines of metrics.jsonl and masked.jsonl
+    rows:          the lines of metrics.jsonl
+    masked:        those of ledger.jsonl whose image was masked
     grids:         images of the fixed prompts, by step
     prompts:       the fixed prompts, one a tile
     layout:        images/grid.json: the tile size and columns of a grid; empty before the first grid
@@ -114,7 +116,7 @@ def read_run(folder: Path) -> Run:
         config=tomllib.loads(text),
         facts=_object(folder / "run.json"),
         rows=_lines(folder / "metrics.jsonl", cut_short),
-        masked=_lines(folder / "masked.jsonl", cut_short),
+        masked=[row for row in _lines(folder / "ledger.jsonl", cut_short) if row.get("fate") == MASKED],
         grids=_grids(folder / "images") if layout else {},
         prompts=layout.get("prompts", []),
         layout=layout,

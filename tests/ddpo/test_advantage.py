@@ -9,13 +9,17 @@ import pytest
 
 from ddpo.advantage import Advantage, RewardWeights
 from ddpo.config import AdvantageConfig
-from ddpo.types import Prompts, Scored
+from ddpo.types import Prompts, Receipt, Scored
 
 
 def scored(text: list[str], rewards: list[float], masked: dict[int, str] | None = None) -> Scored:
     count = len(text)
     prompts = Prompts(0, tuple(range(count)), tuple(text), ({},) * count, (0,) * count)
-    return Scored(prompts, np.array(rewards), {}, {}, masked or {}, np.full(count, np.nan), [], {})
+    return Scored(prompts, np.array(rewards), {}, {}, masked or {}, [receipt([np.nan] * count)], [], {})
+
+
+def receipt(kl: list[float]) -> Receipt:
+    return Receipt(tuple(range(len(kl))), 0, "", 0.0, np.array(kl), ())
 
 
 def test_few_rewards_use_the_batch_many_use_the_prompt():
@@ -84,7 +88,7 @@ def test_a_group_is_compared_with_itself_alone():
 
 
 def test_kl_to_the_base_is_taken_from_the_reward():
-    batch = dataclasses.replace(scored(["a", "a", "a"], [1.0, 2.0, 3.0]), kl_B=np.array([0.0, 0.1, 0.3]))
+    batch = dataclasses.replace(scored(["a", "a", "a"], [1.0, 2.0, 3.0]), receipts=[receipt([0.0, 0.1, 0.3])])
     paid = scored(["a", "a", "a"], [1.0, 1.0, 0.0])
     for make in (Advantage, lambda config: RewardWeights(config, sparse=False)):
         np.testing.assert_allclose(

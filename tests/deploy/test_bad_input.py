@@ -273,7 +273,8 @@ def test_images_without_a_score_are_masked_and_counted(train, reward_file, tmp_p
     assert answer.code == 0
     assert [line["images_masked"] for line in metrics(folder)] == [4, 0]
     assert result(folder)["images_masked"] == 4 and result(folder)["images_trained"] == 12
-    masked = [json.loads(line) for line in (folder / "masked.jsonl").read_text().splitlines()]
+    masked = [json.loads(line) for line in (folder / "ledger.jsonl").read_text().splitlines()]
+    masked = [line for line in masked if line.get("fate") == "masked"]
     assert [(line["step"], line["image"]) for line in masked] == [(1, image) for image in (4, 5, 6, 7)]
     assert all(why in line["reason"] for line in masked)
 
@@ -318,7 +319,7 @@ def reward(images, prompts, metadata):
 
 
 @pytest.mark.usefixtures("file_size_limit")
-@pytest.mark.parametrize(("size", "name", "logged"), [(1500, "metrics.jsonl", 2), (6000, "checkpoints", 3)])
+@pytest.mark.parametrize(("size", "name", "logged"), [(6000, "ledger.jsonl", 2), (12000, "checkpoints", 3)])
 def test_a_disk_that_fills_up_leaves_whole_checkpoints(train, reward_file, tmp_path, size, name, logged):
     words = [*reward_file(FILLING.format(size=size)), "steps=4", "images.every=10"]
     answer = train(*words)

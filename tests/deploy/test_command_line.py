@@ -118,8 +118,8 @@ def finished(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_says_where_it_is_and_leaves_what_others_rely_on(finished):
     present = {path.name for path in finished.iterdir()}
-    files = {"config.toml", "run.json", "metrics.jsonl", "report.html", "result.json"}
-    assert present == {"checkpoints", "images"} | files
+    files = {"config.toml", "run.json", "metrics.jsonl", "ledger.jsonl", "report.html", "result.json"}
+    assert present == {"checkpoints", "images", "policies"} | files
 
 
 def test_a_name_that_is_taken_gets_a_number_and_says_so(train, tmp_path):

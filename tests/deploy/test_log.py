@@ -61,10 +61,11 @@ def test_what_a_reward_says_is_kept_for_every_image_and_shown(train, reward_file
     answer = train(*reward_file(SAYING))
     assert answer.code == 0, answer.err
     folder = tmp_path / "runs" / "small"
-    said = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
+    said = [json.loads(line) for line in (folder / "ledger.jsonl").read_text().splitlines()]
+    said = [line for line in said if "image" in line]
     assert [line["image"] for line in said] == list(range(16))
-    (name,) = said[0].keys() - {"step", "image", "prompt", "reward"}
-    assert said[0][name] == {"caption": f"<b>{said[0]['prompt']}</b>", "sure": 0.5}
+    (name,) = said[0]["said"]
+    assert said[0]["said"][name] == {"caption": f"<b>{said[0]['prompt']}</b>", "sure": 0.5}
     assert json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])["info"] == {f"{name}/sure": 0.5}
     report = (folder / "report.html").read_text()
     assert "“&lt;b&gt;a cat&lt;/b&gt;” → “&lt;b&gt;a cat&lt;/b&gt;”" in report

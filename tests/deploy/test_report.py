@@ -79,7 +79,7 @@ def test_every_section_stands_in_order(run: Path) -> None:
 
 def test_texts_of_others_are_escaped(run: Path) -> None:
     hostile = '<script>alert("1")</script>'
-    write_rows(run, [{"step": 2, "image": "2-1", "reason": hostile}], "masked.jsonl")
+    write_rows(run, [{"step": 2, "image": 21, "fate": "masked", "reason": hostile}], "ledger.jsonl")
     write_json(run / "run.json", {"command": hostile, hostile: hostile})
     write_rows(run, [metrics(7, -2.0) | {"rewards": {hostile: 1.0, "b": 2.0}}])
     text, shown = made(run)
@@ -174,8 +174,9 @@ def test_a_run_that_has_just_begun(run: Path) -> None:
 
 def test_masked_images_by_reason(run: Path) -> None:
     assert "None: every image that was drawn was trained on." in made(run)[1].text
-    rows = [{"step": s, "image": "x", "reason": why} for s, why in ((2, "slow"), (4, "slow"), (4, "grey"))]
-    write_rows(run, rows, "masked.jsonl")
+    whys = ((2, "slow"), (4, "slow"), (4, "grey"))
+    rows = [{"step": step, "image": 21, "fate": "masked", "reason": why} for step, why in whys]
+    write_rows(run, [{"step": 2, "drawn": [16, 31]}, *rows, {"step": 4, "fate": "trained"}], "ledger.jsonl")
     text, shown = made(run)
     assert "3 images left out of the updates" in shown.words
     assert '<th scope="row">slow</th><td>2</td><td>2, 4</td>' in text

@@ -106,7 +106,7 @@ def test_a_file_that_fails_while_loading_is_named():
 
 def rollouts() -> tuple[Rollouts, list[Receipt]]:
     prompts = Prompts(0, (5, 6), IMAGES.text, IMAGES.metadata, (1, 2))
-    receipt = Receipt((5, 6), 0, "x", 2.0, np.full(2, np.nan))
+    receipt = Receipt((5, 6), 0, "x", 2.0, np.full(2, np.nan), ("", ""))
     return Rollouts(prompts, [Chunk(IMAGES, None, receipt)]), [receipt]
 
 

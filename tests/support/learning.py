@@ -25,9 +25,13 @@ def learn(run: Run, pools: tuple[Any, Any, Any], log: Callable[..., None] = lamb
 
 
 def in_process(run: Run, log: Callable[..., None] = lambda scored, report: None) -> str:
+    return learn(run, local_pools(run), log)
+
+
+def local_pools(run: Run) -> tuple[LocalSamplers, LocalRewards, LocalLearner]:
     prepared = prepare(run)
     rewards = LocalRewards(run, prepared.reward_sources)
-    return learn(run, (LocalSamplers(run, prepared.base), rewards, LocalLearner(run, prepared.base)), log)
+    return LocalSamplers(run, prepared.base), rewards, LocalLearner(run, prepared.base)
 
 
 def on_cluster(run: Run, log: Callable[..., None] = lambda scored, report: None) -> str:

@@ -1,0 +1,89 @@
+"""The ledger: what became of every image of a run, so that none is lost and none counts twice.
+
+ledger.jsonl has two kinds of lines:
+
+    {"step": 4, "drawn": [24, 31], "version": 1, "digest": ...}
+        before the batch goes to the samplers: which images (first, last), and the policy that is to draw them
+    {"step": 4, "image": 24, "fate": "trained", "prompt", "seed", "version", "digest", "pixels", "reward", "said"}
+        once its step is learned: trained, or masked with the "reason"; by which weights it was in fact drawn, the
+        sha256 of its pixels, and what rewards said of it, such as captions
+
+Image lines count from the moment that metrics.jsonl has their step; an image that is drawn and does not count yet is in
+flight. No line depends on time, place or the order of arrival, so a run that was killed and resumed has the lines of
+one that was not. The fixed prompts of the picture grids are not in it: nobody learns from them.
+
+Consumes `Prompts`, `Policy` and `Scored`, produces lines; reads them back as a `Ledger`. Waits for nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ddpo.types import Policy, Prompts, Scored
+
+Line = dict[str, Any]
+TRAINED, MASKED = "trained", "masked"
+
+
+def drawn(prompts: Prompts, policy: Policy) -> Line:
+    """The line of a batch that is about to be drawn."""
+    first, last = prompts.ids[0], prompts.ids[-1]
+    return {"step": prompts.step + 1, "drawn": [first, last], "version": policy.version, "digest": policy.digest}
+
+
+def fates(scored: Scored, step: int) -> Iterator[Line]:
+    """The lines of a batch's images, in their order."""
+    marks = [(mark, pixels) for mark in scored.receipts for pixels in mark.pixels]
+    for row, (image, (receipt, pixels)) in enumerate(zip(scored.prompts.ids, marks, strict=True)):
+        reason, reward = scored.masked.get(image), float(scored.rewards_B[row])
+        said = {name: {key: values[row] for key, values in info.items()} for name, info in scored.info.items() if info}
+        yield {
+            "step": step, "image": image, "fate": TRAINED if reason is None else MASKED,
+            **({} if reason is None else {"reason": reason}),
+            "prompt": scored.prompts.text[row], "seed": scored.prompts.seeds[row],
+            "version": receipt.version, "digest": receipt.digest, "pixels": pixels,
+            "reward": None if math.isnan(reward) else reward, **({"said": said} if said else {}),
+        }
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What ledger.jsonl holds, by step: the batches that were drawn, and the fates of images.
+
+    damaged: numbers of lines that are none of the two kinds; a last one that a crash cut short is not among them
+    """
+
+    batches: dict[int, list[Line]] = field(default_factory=dict)
+    images: dict[int, list[Line]] = field(default_factory=dict)
+    damaged: list[int] = field(default_factory=list)
+
+
+def read(path: Path) -> Ledger:
+    """The ledger in a file; empty where there is none yet."""
+    ledger = Ledger()
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    lines = text.split("\n")[:-1]  # what stands after the last end of a line was cut short
+    for number, line in enumerate(lines, 1):
+        match _parsed(line):
+            case {"step": int(step), "drawn": [int(), int()], "version": int(), "digest": str()} as entry:
+                ledger.batches.setdefault(step, []).append(entry)
+            case {
+                "step": int(step), "image": int(), "fate": str(), "prompt": str(), "seed": int(), "version": int(),
+                "digest": str(), "pixels": str(), "reward": int() | float() | None,
+            } as entry:
+                ledger.images.setdefault(step, []).append(entry)
+            case _:
+                ledger.damaged.append(number)
+    return ledger
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
