@@ -5,6 +5,9 @@ Consumes `Prompts` and a `Policy`, produces `Rollouts` whose chunks are the obje
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from actors.sampler import Sampler
 from ddpo.base import BaseModel
 from ddpo.config import Run
@@ -13,6 +16,8 @@ from ddpo.types import Chunk, Policy, Prompts, Rollouts
 
 class LocalSamplers:
     """One Sampler in this process."""
+
+    workers: Mapping[str, int] = MappingProxyType({})  # none but this process
 
     def __init__(self, run: Run, base: BaseModel) -> None:
         self.size = run.actors.batch

@@ -82,6 +82,11 @@ class PooledSamplers:
         self.pool = Pool("samplers", hire, Size(run.actors.count, max(run.actors.count, run.actors.max_count)))
         control.call(self.pool.open)
 
+    @property
+    def workers(self) -> dict[str, int]:
+        """How many samplers there are now."""
+        return {self.pool.name: self.control.call(self.pool.state).workers}
+
     def sample(self, prompts: Prompts, policy: Policy) -> Rollouts:
         """Have all chunks of a batch drawn; returns at once."""
         message, label = self.staff.put(policy), f"sample v{policy.version}"

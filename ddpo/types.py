@@ -136,7 +136,7 @@ class Scored:
     masked:     image id -> reason; these images are not trained on
     receipts:   who drew each chunk
     chunks:     where the trajectories are, as in Rollouts
-    seconds:    "sample" and "score", summed over workers
+    seconds:    "sample", "score" and "score NAME" of every reward, summed over workers
     """
 
     prompts: Prompts

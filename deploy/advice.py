@@ -7,9 +7,11 @@ promises; waits for nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+STEPS = 20  # that are looked at
 CLOSE = 1.05  # stages nearer than this are equally slow
 
 
@@ -51,6 +53,17 @@ def advise(work: Mapping[str, float], workers: Mapping[str, int], learn: float, 
     more = min(more, 4 * workers[slowest])  # beyond that, measure again
     helped = times | {slowest: work[slowest] / (workers[slowest] + more)}
     return Advice(slowest, more, step / _step(helped, lag))
+
+
+def of(rows: Sequence[Mapping[str, Any]], lag: int) -> Advice | None:
+    """Advice from lines of metrics.jsonl: from the last steps with as many workers as now; None for one process."""
+    workers = rows[-1].get("workers") if rows else None
+    if not workers:
+        return None
+    alike = [row["seconds"] for row in rows[-STEPS:] if row.get("workers") == workers]
+    mean = {name: sum(row.get(name, 0.0) for row in alike) / len(alike) for name in alike[-1]}
+    work = {name: mean["sample"] if name == "samplers" else mean[f"score {name}"] for name in workers}
+    return advise(work, workers, mean["learn"], lag)
 
 
 def _step(times: Mapping[str, float], lag: int) -> float:

@@ -14,7 +14,7 @@ from ddpo import loop
 from ddpo.advantage import advantage
 from ddpo.errors import Interrupted
 from ddpo.types import Prompts, Report, Scored
-from deploy import ledger
+from deploy import advice, ledger
 from deploy.folder import RunFolder, guarded, write
 from deploy.gallery import Gallery
 from deploy.guard import Fall, Guard, mark_best
@@ -122,6 +122,7 @@ class Session:
         waiting = max(0.0, total - report.seconds - self.logging)
         seconds = {**scored.seconds, "learn": report.seconds, "wait": waiting, "log": self.logging, "total": total}
         metrics = record(scored, report, report.version * len(scored.prompts.ids), seconds)
+        metrics["workers"] = {**self.samplers.workers, **self.rewards.workers}
         self.folder.append(self.folder.ledger_file, ledger.fates(scored, report.version))
         self.folder.append(self.folder.metrics_file, [metrics])
         self.wandb.scalars(metrics)
@@ -156,6 +157,8 @@ class Session:
         }
         with guarded(self.folder.path):
             write(self.folder.result_file, json.dumps(result, indent=1))
+        if limit := advice.of(metrics, self.run.lag):
+            self.progress.say(f"What limits this run: {limit}.")
         self._report()
 
     def _report(self) -> None:

@@ -45,6 +45,7 @@ def combine(
     seconds = {
         "sample": sum(receipt.seconds for receipt in receipts),
         "score": sum(part.seconds for chunks in scores.values() for part in chunks),
+        **{f"score {name}": sum(part.seconds for part in chunks) for name, chunks in scores.items()},
     }
     info = {name: _info(ids, chunks) for name, chunks in scores.items()}
     return Scored(rollouts.prompts, total, parts, info, masked, receipts, rollouts.chunks, seconds)

@@ -5,7 +5,9 @@ Consumes `Rollouts`, produces a batch that is already scored; waits for the rewa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from ddpo.config import Run
 from ddpo.types import Rollouts, Scored
@@ -36,13 +38,15 @@ class Ready:
 class LocalRewards:
     """One worker per reward in this process."""
 
+    workers: Mapping[str, int] = MappingProxyType({})  # none but this process
+
     def __init__(self, run: Run, source: dict[str, str]) -> None:
         self.config = run.rewards
-        self.workers = {name: RewardWorker(name, reward, source[name]) for name, reward in run.rewards.items()}
+        self.scorers = {name: RewardWorker(name, reward, source[name]) for name, reward in run.rewards.items()}
 
     def score(self, rollouts: Rollouts) -> Ready:
         """Score all chunks, one after the other."""
         scores = {
-            name: [worker.score(chunk.images) for chunk in rollouts.chunks] for name, worker in self.workers.items()
+            name: [worker.score(chunk.images) for chunk in rollouts.chunks] for name, worker in self.scorers.items()
         }
         return Ready(combine(rollouts, [chunk.receipt for chunk in rollouts.chunks], scores, self.config))

@@ -66,6 +66,11 @@ class PooledRewards:
         self.control.call(pool.open)
         return pool
 
+    @property
+    def workers(self) -> dict[str, int]:
+        """How many workers every reward has now."""
+        return {name: self.control.call(pool.state).workers for name, pool in self.pools.items()}
+
     def score(self, rollouts: Rollouts) -> InFlight:
         """Have every chunk scored by every reward as soon as it is drawn; returns at once."""
         scores = {

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
+from deploy import advice
 from deploy.report import charts
 from deploy.report.markup import figure, table, twice
 from deploy.report.read import Row, Run
@@ -76,7 +77,9 @@ def time(run: Run) -> str:
     """Stacked seconds per step and the share of each phase."""
     if not run.rows:
         return "<p>No times are logged.</p>"
-    return figure(twice(lambda width: charts.time_chart(run.rows, width)) + _shares(run.rows), TIME_CAPTION)
+    limit = advice.of(run.rows, run.config["lag"])
+    said = f"<p>What limits this run: {escape(str(limit))}.</p>" if limit else ""
+    return said + figure(twice(lambda width: charts.time_chart(run.rows, width)) + _shares(run.rows), TIME_CAPTION)
 
 
 TIME_CAPTION = (
