@@ -141,8 +141,9 @@ class LearnerConfig:
                            choices=("clip", "truncate", "decoupled"))
     truncation: float = knob(2.0, "largest importance weight of truncate and decoupled; a ratio of probabilities, so "
                              "the same for every latent size", low=1)
-    proximal: str = knob("recompute", "log-probs of the step's start, for decoupled: one more forward of every pair, or "
-                         "interpolated between the drawn and the new ones", choices=("recompute", "loglinear"))
+    proximal: str = knob("recompute", "the step's start of decoupled: one more forward of every pair, or interpolated "
+                         "between the log-probs of the policies before and after it",
+                         choices=("recompute", "loglinear"))
     kl: float = knob(0.0, "weight of KL(p || p_base) in the loss, per latent dimension; LoRA only", low=0)
     ema: float = knob(0.0, "decay of the weights' moving average over updates, which checkpoints export; 0 is none",
                       low=0, high=0.999999)

@@ -3,8 +3,8 @@
 Consumes new and old log-probs and advantages, produces a loss to minimise and a `Tally`. Shape letter: P pairs.
 
 Units. Log-probs are means over the latent's D dimensions, so rho = exp(log p - log p_old) is the D-th root of the ratio
-of probabilities. DDPO clips rho. An importance weight has to be the ratio itself, rho^D: rho is within 1e-2 of 1
-wherever DDPO learns anything, so as a weight it would correct nothing.
+of probabilities. DDPO clips rho. An importance weight has to be the ratio itself, rho^D: inside the clip range rho is 1
+to two or four digits, and as a weight it would correct nothing.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ class Tally:
         self.abs_delta += float(delta.abs().sum())
         self.max_delta = max(self.max_delta, float(delta.abs().max()))
         nats = self.dimensions * delta
-        self.log_weight = float(np.logaddexp(self.log_weight, nats.logsumexp(0)))
-        self.log_square = float(np.logaddexp(self.log_square, (2 * nats).logsumexp(0)))
+        self.log_weight = float(np.logaddexp(self.log_weight, float(nats.logsumexp(0))))
+        self.log_square = float(np.logaddexp(self.log_square, float((2 * nats).logsumexp(0))))
 
     def add_first(self, timesteps: list[int], delta_P: Tensor) -> None:
         """Note |delta log-prob| by timestep for the first minibatch, where no update has been made yet."""

@@ -22,7 +22,7 @@ Plan = Sequence[NDArray[np.int64]]
 
 
 def centred(denoiser: Denoiser, options: LearnerConfig, batch: Batch, lag: int, plan: Plan) -> Iterator[Batch]:
-    """The batch of each update, with the log-probs to clip around; draw the first before the first update."""
+    """The batch of each update with the log-probs to clip around; the first is asked for before any update is made."""
     if options.correction == "decoupled" and options.proximal == "recompute":
         batch = replace(batch, proximal_BT=recomputed(denoiser, batch, plan, options.micro_batch))
     interpolate = options.correction == "decoupled" and options.proximal == "loglinear"
