@@ -118,6 +118,11 @@ def test_a_run_far_behind_its_samplers_stays_finite_and_says_how_far(learned, co
     assert all(report.effective_sample_size < 1 and report.mean_abs_log_prob_delta > 0 for report in reports[1:])
 
 
-def test_a_truncated_pair_counts_as_cut(learned):
-    tight, loose = (learned(ONE_UPDATE, *TRUNCATE, f"learner.truncation={most}", steps=2, lag=1) for most in (1, 1e9))
-    assert 0 < tight[1][-1].clip_fraction < 1 and loose[1][-1].clip_fraction == 0
+@pytest.mark.parametrize("correction", [TRUNCATE, DECOUPLED], ids=last)
+def test_the_truncation_bounds_the_weights(learned, correction):
+    tight, loose = (
+        learned(ONE_UPDATE, *correction, f"learner.truncation={most}", steps=2, lag=1) for most in (1, 1e9)
+    )
+    assert tight[0] != loose[0]
+    if correction == TRUNCATE:  # whose clip fraction is the share of pairs beyond the truncation
+        assert 0 < tight[1][-1].clip_fraction < 1 and loose[1][-1].clip_fraction == 0
