@@ -105,7 +105,7 @@ def _staleness(run: Run) -> list[str]:
         [row[key] for row in rows]
         for key in ("effective_sample_size", "mean_abs_log_prob_delta", "max_abs_log_prob_delta")
     )
-    lag = f"The lag is {counted(rows[-1]['lag'], 'update')}."
+    lag = f"The lag is {counted(rows[-1]['lag'], 'step')}."
     return [
         small(rows, {"effective sample size": size}, "effective sample size", f"{SAMPLE_SIZE} {lag}"),
         small(rows, {"largest": most, "mean": mean}, "|Δ log-prob|", ABS_DELTA),
@@ -133,7 +133,7 @@ SAMPLE_SIZE = (
     "Effective sample size: what the pairs of a step are worth, as a share of them, weighed by how likely the policy "
     "as it is now would have drawn them."
 )
-ABS_DELTA = "|Δ log-prob| per latent dimension between the policy that drew the images and the one that learns."
+ABS_DELTA = "Largest and mean |Δ log-prob|, per latent dimension, since the images were drawn."
 GRAD_NORM = "Norm of the gradient before it is scaled down, mean over the updates of a step."
 
 

@@ -236,11 +236,11 @@ def test_several_rewards_get_a_curve_each_and_no_unit(run: Path) -> None:
 
 def test_staleness_is_drawn_from_the_steps_that_logged_it(run: Path) -> None:
     text, shown = made(run)
-    assert "effective sample size from 0.950 to 0.700" in text and "The lag is 0 updates." in shown.words
+    assert "effective sample size from 0.950 to 0.700" in text and "The lag is 0 steps." in shown.words
     rows = [metrics(step, -3.0) | {"lag": 1} for step in range(1, 4)]
     write_rows(run, [{k: v for k, v in rows[0].items() if k != "effective_sample_size"}, *rows[1:]])
     text, shown = made(run)
-    assert "effective sample size from 0.900 to 0.850" in text and "The lag is 1 update." in shown.words
+    assert "effective sample size from 0.900 to 0.850" in text and "The lag is 1 step." in shown.words
     write_rows(run, [{k: v for k, v in row.items() if k != "effective_sample_size"} for row in rows])
     assert "ffective sample size" not in made(run)[0]
 
