@@ -140,6 +140,14 @@ class LearnerConfig:
     window: list[int] = knob([], "[first, end) of the chain's steps that are trained, as a Python slice; [] is all")
     timestep_fraction: float = knob(1.0, "share of each image's window that is trained, drawn anew", above=0, high=1)
     clip: float = knob(1e-4, "clip range of p / p_old, in mean log-prob over latent dimensions", above=0)
+    correction: str = knob("clip", "of ddpo-is for what lag makes old: clip around the policy that drew the image, "
+                           "truncated importance weights without a clip, or both, clipped around the step's start",
+                           choices=("clip", "truncate", "decoupled"))
+    truncation: float = knob(2.0, "largest importance weight of truncate and decoupled; a ratio of probabilities, so "
+                             "the same for every latent size", low=1)
+    proximal: str = knob("recompute", "the step's start of decoupled: one more forward of every pair, or interpolated "
+                         "between the log-probs of the policies before and after it",
+                         choices=("recompute", "loglinear"))
     kl: float = knob(0.0, "weight of KL(p || p_base) in the loss, per latent dimension; LoRA only", low=0)
     ema: float = knob(0.0, "decay of the weights' moving average over updates, which checkpoints export; 0 is none",
                       low=0, high=0.999999)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from ddpo.config import COMMON, OPTIONS, RewardConfig, Run, trained_timesteps, window
+from ddpo.config import COMMON, OPTIONS, LearnerConfig, RewardConfig, Run, trained_timesteps, window
 
 Problems = list[tuple[str, str]]
 
@@ -29,6 +29,7 @@ def consistency(run: Run) -> Problems:
     if learner.algorithm == "ddpo-sf" and (learner.minibatch != images or learner.inner_epochs != 1):
         problems.append(("learner.algorithm", "ddpo-sf is right for one update per batch only (its gradient needs "
                          f"p = p_old); write learner.minibatch = {images} and learner.inner_epochs = 1, or ddpo-is"))
+    problems += _correction_problems(learner)
     if images % run.prompts.repeat:
         problems.append(("prompts.repeat", f"{run.prompts.repeat} does not divide learner.images_per_step = {images}; "
                          f"write {_nearest_divisors(images, run.prompts.repeat)}"))
@@ -57,6 +58,21 @@ def _pool_problems(run: Run) -> Problems:
         (key, f"{most} is less than the {least} to begin with; write {least} or more, or 0 to keep to {least}")
         for key, least, most in limits if 0 < most < least
     ]
+
+
+def _correction_problems(learner: LearnerConfig) -> Problems:
+    """A correction that its algorithm has not, or a part of a correction that this one has not."""
+    kind, plain, problems = learner.correction, LearnerConfig(), []
+    if kind != "clip" and learner.algorithm != "ddpo-is":
+        problems.append(("learner.correction", f'"{kind}" corrects the importance ratios of ddpo-is, and '
+                         f'{learner.algorithm} has none; write learner.correction = "clip"'))
+    if kind == "clip" and learner.truncation != plain.truncation:
+        problems.append(("learner.truncation", f"{learner.truncation:g} would be without effect: \"clip\" has no "
+                         'importance weights; write learner.correction = "truncate" or "decoupled", or leave it out'))
+    if kind != "decoupled" and learner.proximal != plain.proximal:
+        problems.append(("learner.proximal", f'"{learner.proximal}" would be without effect: "{kind}" has no proximal '
+                         'policy; write learner.correction = "decoupled", or leave it out'))
+    return problems
 
 
 def _reward_problems(run: Run) -> Problems:

@@ -172,9 +172,11 @@ class Policy:
 class Report:
     """learner -> log: what one `update` did.
 
-    loss, approx_kl, clip_fraction: means over all trained (image, timestep) pairs of the step
-    ratio_min, ratio_max:           extremes of p / p_old
-    max_abs_log_prob_delta:         largest |log p - log p_old|
+    loss, approx_kl, clip_fraction: means over all trained (image, timestep) pairs of the step; a pair counts as clipped
+                                    where its ratio left 1 +- clip or, with learner.correction = "truncate", C
+    ratio_min, ratio_max:           extremes of p / p_old, as roots over the latent's dimensions
+    mean_, max_abs_log_prob_delta:  |log p - log p_old|, per latent dimension
+    effective_sample_size:          (sum w)^2 / sum w^2 as a share of the pairs, w = p / p_old as probabilities
     log_prob_delta_by_timestep:     mean |log p - log p_old| of the first minibatch, before its update: at lag 0 the
                                     numerical noise floor, at lag k the drift of k updates
     base_kl:                        mean KL to the base model's step, per latent dimension; NaN where learner.kl is 0
@@ -190,7 +192,9 @@ class Report:
     clip_fraction: float
     ratio_min: float
     ratio_max: float
+    mean_abs_log_prob_delta: float
     max_abs_log_prob_delta: float
+    effective_sample_size: float
     log_prob_delta_by_timestep: Mapping[int, float]
     base_kl: float
     grad_norm: float

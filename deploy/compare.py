@@ -1,6 +1,6 @@
 """`ddpo compare`: several variants of one run over several seeds, and the paper's figure of them.
 
-Consumes a comparison file, produces a folder of runs with `compare.html`, `compare.svg` and `compare.json` beside them;
+Consumes a comparison file, produces a folder of runs with `compare.html`, drawings and `compare.json` beside them;
 waits for the runs, one after the other. Runs that are done are not done again, so a comparison that was stopped goes on
 where it was, and one more variant or seed costs only its own runs.
 
@@ -21,6 +21,7 @@ import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +46,15 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Curve:
-    """One variant: reward queries (Q,) and, for each seed, the mean reward of the images drawn up to there (S, Q)."""
+    """One variant: reward queries (Q,) and, for each seed, the mean reward of the images drawn up to there (S, Q).
+
+    seconds: wall time up to there (Q,), mean over the seeds
+    """
 
     variant: str
     queries: list[int]
     rewards: list[list[float]]
+    seconds: list[float]
 
     def ending(self, last: int) -> list[float]:
         """Each seed's mean reward over the last `last` queries."""
@@ -148,7 +153,9 @@ def curve(variant: str, folders: list[Path]) -> Curve:
     rows = [RunFolder(folder).metrics() for folder in folders]
     count = min(len(some) for some in rows)
     rewards = [[row["reward_mean"] for row in some[:count]] for some in rows]
-    return Curve(variant, [row["reward_queries"] for row in rows[0][:count]], rewards)
+    walls = zip(*(accumulate(row["seconds"]["total"] for row in some[:count]) for some in rows), strict=True)
+    seconds = [sum(wall) / len(wall) for wall in walls]
+    return Curve(variant, [row["reward_queries"] for row in rows[0][:count]], rewards, seconds)
 
 
 def summary(curves: list[Curve]) -> dict[str, Any]:
@@ -161,4 +168,7 @@ def _figures(curve: Curve, last: int) -> dict[str, Any]:
     ends = curve.ending(last)
     mean = sum(ends) / len(ends)
     spread = math.sqrt(sum((end - mean) ** 2 for end in ends) / (len(ends) - 1) / len(ends)) if len(ends) > 1 else None
-    return {"queries": curve.queries[-1], "seeds": ends, "mean": mean, "standard_error": spread}
+    return {
+        "queries": curve.queries[-1], "seconds": curve.seconds[-1], "seeds": ends, "mean": mean,
+        "standard_error": spread,
+    }

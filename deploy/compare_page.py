@@ -1,6 +1,7 @@
 """The paper's figure: reward against reward queries, a line a variant, as a page and as a drawing of its own.
 
-Consumes curves, produces `compare.html` and `compare.svg`; waits for nothing.
+The same against wall time, which is what sampling ahead is for. Consumes curves, produces `compare.html`, `compare.svg`
+and `compare-seconds.svg`; waits for nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from deploy.folder import write
 from deploy.report import svg
 from deploy.report.markup import NARROW, WIDE, figure, section, table, twice
 from deploy.report.page import document
-from deploy.report.scale import Scale, counted, number, padded
+from deploy.report.scale import Scale, counted, duration, number, padded
 from deploy.report.style import CHART, FONTS, LIGHT
 
 if TYPE_CHECKING:
@@ -24,59 +25,90 @@ if TYPE_CHECKING:
 COLOURS: tuple[str, ...] = ("accent", "warm", "log", "score", "wait", "learn", "sample")
 LABELS = 150  # pixels at the right for the variants' names
 APART = 17  # pixels between two of them
+AXES = {"queries": "reward queries (images scored)", "seconds": "seconds of wall time"}  # of a curve, to draw along
 
 
 def draw(name: str, about: str, curves: Sequence[Curve], folder: Path) -> Path:
-    """Write compare.svg and compare.html and return the latter's path."""
+    """Write the drawings and compare.html and return the latter's path."""
     colours = dict(zip((curve.variant for curve in curves), COLOURS * len(curves), strict=False))
-    style = re.sub(r"var\(--(\w+)\)", lambda found: LIGHT[found[1]], CHART)
-    alone = chart(curves, colours, WIDE).replace("<svg ", f'<svg font-family="{FONTS.replace(chr(34), "")}" ', 1)
-    ground = f'<style>{style}</style><rect width="100%" height="100%" fill="{LIGHT["paper"]}"/>'
-    write(folder / "compare.svg", alone.replace("\n", "\n" + ground + "\n", 1))
-    drawn = figure(twice(lambda width: chart(curves, colours, width)), caption(curves))
-    sections = [section("Reward by reward queries", drawn), section("Numbers", numbers(curves))]
+    write(folder / "compare.svg", alone(chart(curves, colours, WIDE)))
+    write(folder / "compare-seconds.svg", alone(chart(curves, colours, WIDE, "seconds")))
+    queries = figure(twice(lambda width: chart(curves, colours, width)), caption(curves))
+    seconds = figure(twice(lambda width: chart(curves, colours, width, "seconds")), SECONDS)
+    sections = [
+        section("Reward by reward queries", queries), section("Reward by wall time", seconds),
+        section("Numbers", numbers(curves)),
+    ]
     page = document("comparison", name, f'<p class="statement">{escape(about)}</p>', sections, "")
     write(folder / "compare.html", page)
     return folder / "compare.html"
 
 
-def chart(curves: Sequence[Curve], colours: dict[str, str], width: int, height: int = 400) -> str:
+SECONDS = (
+    "The same means against the wall time of a run, mean over its seeds; it says something only of runs that were made "
+    "one after the other on an otherwise idle machine."
+)
+
+
+def alone(drawing: str) -> str:
+    """A drawing that stands without the page: its own fonts, colours and ground."""
+    style = re.sub(r"var\(--(\w+)\)", lambda found: LIGHT[found[1]], CHART)
+    ground = f'<style>{style}</style><rect width="100%" height="100%" fill="{LIGHT["paper"]}"/>'
+    named = drawing.replace("<svg ", f'<svg font-family="{FONTS.replace(chr(34), "")}" ', 1)
+    return named.replace("\n", "\n" + ground + "\n", 1)
+
+
+def chart(
+    curves: Sequence[Curve], colours: dict[str, str], width: int, along: str = "queries", height: int = 400
+) -> str:
     """Every variant's mean over seeds as a line, and from its lowest to its highest seed as a band."""
     values = [value for curve in curves for seed in curve.rewards for value in seed]
-    x = Scale(0, max(curve.queries[-1] for curve in curves), svg.LEFT, width - (LABELS if width > NARROW else 96))
+    right = width - (LABELS if width > NARROW else 96)
+    x = Scale(0, max(getattr(curve, along)[-1] for curve in curves), svg.LEFT, right)
     y = Scale(*padded(values), height - svg.BOTTOM, svg.TOP)
-    bands = [_band(curve, x, y, colours[curve.variant]) for curve in curves]
-    lines = [svg.curve(_points(curve, x, y), colours[curve.variant]) for curve in curves]
+    bands = [_band(curve, along, x, y, colours[curve.variant]) for curve in curves]
+    lines = [svg.curve(_points(curve, along, x, y), colours[curve.variant]) for curve in curves]
     axis = [svg.text(x(value), y.start + 22, label) for value, label in x.ticks(max(3, width // 130))]
-    name = svg.text(svg.LEFT, y.start + 42, "reward queries (images scored)", "start")
-    parts = [svg.y_axis(x, y, "mean reward"), *axis, name, *bands, *lines, *_labels(curves, x, y)]
+    name = svg.text(svg.LEFT, y.start + 42, AXES[along], "start")
+    parts = [svg.y_axis(x, y, "mean reward"), *axis, name, *bands, *lines, *_labels(curves, along, colours, x, y)]
     ends = "; ".join(f"{curve.variant} {number(_means(curve)[-1])}" for curve in curves)
-    return svg.drawing(width, height, f"Line chart of reward by reward queries; at the end: {ends}", parts)
+    return svg.drawing(width, height, f"Line chart of reward by {AXES[along]}; at the end: {ends}", parts)
 
 
 def _means(curve: Curve) -> list[float]:
     return [sum(column) / len(column) for column in zip(*curve.rewards, strict=True)]
 
 
-def _points(curve: Curve, x: Scale, y: Scale) -> list[svg.Point]:
-    return [(x(at), y(mean)) for at, mean in zip(curve.queries, _means(curve), strict=True)]
+def _points(curve: Curve, along: str, x: Scale, y: Scale) -> list[svg.Point]:
+    return [(x(at), y(mean)) for at, mean in zip(getattr(curve, along), _means(curve), strict=True)]
 
 
-def _band(curve: Curve, x: Scale, y: Scale, colour: str) -> str:
-    columns = list(zip(curve.queries, zip(*curve.rewards, strict=True), strict=True))
+def _band(curve: Curve, along: str, x: Scale, y: Scale, colour: str) -> str:
+    columns = list(zip(getattr(curve, along), zip(*curve.rewards, strict=True), strict=True))
     above = [(x(at), y(max(column))) for at, column in columns]
     below = [(x(at), y(min(column))) for at, column in reversed(columns)]
     return f'<polygon class="f-{colour}" opacity="0.13" points="{svg.coordinates([*above, *below])}"/>'
 
 
-def _labels(curves: Sequence[Curve], x: Scale, y: Scale) -> list[str]:
-    """The variants' names beside their lines' ends, highest first, moved down where they would collide."""
-    ends = sorted((y(_means(curve)[-1]) + 4, curve) for curve in curves)
-    drawn, free = [], -float("inf")
-    for height, curve in ends:
-        free = max(height, free + APART)
-        drawn.append(svg.text(x(curve.queries[-1]) + 8, free, curve.variant, "start", "strong"))
-    return drawn
+def _labels(curves: Sequence[Curve], along: str, colours: dict[str, str], x: Scale, y: Scale) -> list[str]:
+    """The variants' names beside their lines' ends, in their colours."""
+    ends = sorted(((y(_means(curve)[-1]) + 4, curve) for curve in curves), key=lambda end: end[0])
+    heights = spread([height for height, _ in ends], y.start)
+    return [
+        svg.text(x(getattr(curve, along)[-1]) + 8, height, curve.variant, "start", f"strong f-{colours[curve.variant]}")
+        for height, (_, curve) in zip(heights, ends, strict=True)
+    ]
+
+
+def spread(heights: Sequence[float], lowest: float) -> list[float]:
+    """Ascending heights moved apart: down where they would collide, up again where that left the chart."""
+    placed: list[float] = []
+    for height in heights:
+        placed.append(max(height, placed[-1] + APART) if placed else height)
+    for position in reversed(range(len(placed))):
+        placed[position] = min(placed[position], lowest)
+        lowest = placed[position] - APART
+    return placed
 
 
 def caption(curves: Sequence[Curve]) -> str:
@@ -91,10 +123,11 @@ def caption(curves: Sequence[Curve]) -> str:
 def numbers(curves: Sequence[Curve]) -> str:
     """The last rewards, variant by variant."""
     last = max(curve.queries[0] for curve in curves)
-    head = ["variant", f"mean reward of the last {last:,} queries", "by seed", "queries"]
+    head = ["variant", f"mean reward of the last {last:,} queries", "by seed", "queries", "wall time"]
     rows = []
     for curve in curves:
         ends = curve.ending(last)
         each = ", ".join(number(end) for end in ends)
-        rows.append([escape(curve.variant), number(sum(ends) / len(ends)), each, f"{curve.queries[-1]:,}"])
+        spent = [f"{curve.queries[-1]:,}", duration(curve.seconds[-1])]
+        rows.append([escape(curve.variant), number(sum(ends) / len(ends)), each, *spent])
     return table(head, rows)

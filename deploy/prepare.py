@@ -11,7 +11,7 @@ from typing import Any
 
 from actors.prompts import fixed, source
 from ddpo.base import BaseModel, find
-from ddpo.config import Run, plain, trained_timesteps
+from ddpo.config import LearnerConfig, Run, plain, trained_timesteps
 from ddpo.errors import InputError
 from ddpo.types import Prompt, Prompts
 from rewards.locate import check
@@ -84,7 +84,8 @@ def arithmetic(prepared: Prepared) -> list[tuple[str, str]]:
                      f" ({run.policy.steps} steps{', each with and without the prompt' if passes == 2 else ''})"),
         ("updates", f"{updates} a step, {updates * run.steps:,} in all, each over {run.learner.minibatch} images x "
                     f"{trained} timesteps = {pairs:,} pairs in {-(-pairs // run.learner.micro_batch)} micro-batches"),
-        ("learning", f"{images * trained * passes * run.learner.inner_epochs:,} UNet forwards and backwards a step"),
+        ("learning", f"{images * trained * passes * run.learner.inner_epochs:,} UNet forwards and backwards a step"
+                     f"{_proximal(run.learner)}"),
         ("clip", clip(prepared)),
         ("trajectories", f"{chain / 1e6:.3g} MB an image, {chain * images * (run.lag + 1) / 1e6:.4g} MB in flight"),
         ("processes", f"{run.actors.count} samplers, {sum(r.workers for r in run.rewards.values())} reward workers, "
@@ -92,9 +93,17 @@ def arithmetic(prepared: Prepared) -> list[tuple[str, str]]:
     ]
 
 
+def _proximal(learner: LearnerConfig) -> str:
+    """The forwards that the decoupled objective asks for besides."""
+    recomputed = learner.correction == "decoupled" and learner.proximal == "recompute"
+    return ", and a forward of every pair before the first update" if recomputed else ""
+
+
 def clip(prepared: Prepared) -> str:
     """What learner.clip amounts to on this model's latent."""
     value, size = prepared.run.learner.clip, prepared.base.latent_size
+    if prepared.run.learner.correction == "truncate":
+        return f"none; importance weights are cut at {prepared.run.learner.truncation:g}"
     nats = value * size
     return (
         f"{value:g} in mean log-prob is {nats:.3g} nats of the joint log-prob over {size:,} dimensions, "
@@ -106,7 +115,7 @@ def clip_note(prepared: Prepared) -> str:
     """What to know where the clip range is far from the paper's; empty where it is near, or nothing is clipped."""
     run, size = prepared.run, prepared.base.latent_size
     times = run.learner.clip * size / PAPER_NATS
-    if run.learner.algorithm != "ddpo-is" or 1 / 2 <= times <= 2:
+    if run.learner.algorithm != "ddpo-is" or run.learner.correction == "truncate" or 1 / 2 <= times <= 2:
         return ""
     return (
         f"learner.clip = {clip(prepared)}. The clip range is tied to the latent's size: too wide, and updates leave "

@@ -27,7 +27,8 @@ from ddpo.objective import Tally
 from ddpo.threads import threads
 from ddpo.types import Policy, Report, Trajectory
 from ddpo.weights import pack
-from learner.losses import Batch, Terms, policy_gradient, regression
+from learner.losses import Batch, Terms, micro_batches, policy_gradient, regression
+from learner.proximal import centred
 
 SHUFFLE = 2  # the learner's stream of random numbers; actors.prompts has 0 and 1
 
@@ -70,12 +71,12 @@ class Learner:
         start = time.perf_counter()
         lag = self._proven_lag(trajectories)
         batch = self._batch(trajectories, advantages_B)
-        tally, norms = Tally(self.run.learner.clip), []
+        tally, norms = Tally(batch.dimensions), []
         used_B = kept_B & (advantages_B != 0) if self.regression else kept_B
+        plan = [pairs for epoch in range(self.run.learner.inner_epochs) for pairs in self._minibatches(epoch, used_B)]
         with threads(self.run.learner.threads):
-            for epoch in range(self.run.learner.inner_epochs):
-                for pairs in self._minibatches(epoch, used_B):
-                    norms.append(self._minibatch(batch, pairs, tally, first=not norms))
+            for pairs, around in zip(plan, centred(self.denoiser, self.run.learner, batch, lag, plan), strict=True):
+                norms.append(self._minibatch(around, pairs, tally, first=not norms))
         self.step += 1
         self._publish()
         return self._report(tally, norms, lag, time.perf_counter() - start)
@@ -111,7 +112,7 @@ class Learner:
         limit = np.inf if self.regression else self.run.advantage.clip
         clipped = torch.tensor(advantages_B.clip(-limit, limit), dtype=torch.float32)
         null = (torch.tensor(part)[None] for part in (trajectories[0].null_LD, trajectories[0].null_pooled_P))
-        return Batch(states, log_probs, Condition(text, pooled), Condition(*null), clipped)
+        return Batch(states, log_probs, Condition(text, pooled), Condition(*null), clipped, log_probs)
 
     def _minibatches(self, epoch: int, kept_B: NDArray[np.bool_]) -> Iterator[NDArray[np.int64]]:
         """Pairs (image, step index) of each minibatch, shape (P, 2); all its trained timesteps, image by image.
@@ -139,9 +140,8 @@ class Learner:
 
     def _minibatch(self, batch: Batch, pairs_P2: NDArray[np.int64], tally: Tally, first: bool) -> float:
         """One optimizer update; gradients are summed over micro-batches and divided by the number of pairs."""
-        size = self.run.learner.micro_batch
-        for start in range(0, len(pairs_P2), size):
-            self._micro_batch(batch, torch.tensor(pairs_P2[start : start + size]), len(pairs_P2), tally, first)
+        for part_P2 in micro_batches(pairs_P2, self.run.learner.micro_batch):
+            self._micro_batch(batch, part_P2, len(pairs_P2), tally, first)
         norm = torch.nn.utils.clip_grad_norm_(self.denoiser.trainable.values(), self.run.learner.max_grad_norm)
         if not bool(torch.isfinite(norm)):
             raise DdpoError(
@@ -165,7 +165,7 @@ class Learner:
     def _micro_batch(self, batch: Batch, pairs_P2: Tensor, total: int, tally: Tally, first: bool) -> None:
         terms = self._terms(batch, pairs_P2, tally)
         (terms.loss_P.sum() / total).backward()
-        tally.add(terms.loss_P, terms.log_prob_P, terms.old_log_prob_P, terms.base_kl_P)
+        tally.add(terms.loss_P, terms.log_prob_P, terms.old_log_prob_P, terms.base_kl_P, terms.cut_P)
         if first and not self.regression:
             timesteps = self.denoiser.schedule.timesteps_T.cpu()[pairs_P2[:, 1]].tolist()
             tally.add_first(timesteps, (terms.log_prob_P - terms.old_log_prob_P).detach())
@@ -179,7 +179,8 @@ class Learner:
         return Report(
             version=self.step, lag=lag, updates=len(norms), pairs=tally.pairs, loss=tally.loss / tally.pairs,
             approx_kl=tally.kl / tally.pairs, clip_fraction=tally.clipped / tally.pairs, ratio_min=tally.ratio_min,
-            ratio_max=tally.ratio_max, max_abs_log_prob_delta=tally.max_delta,
+            ratio_max=tally.ratio_max, mean_abs_log_prob_delta=tally.abs_delta / tally.pairs,
+            max_abs_log_prob_delta=tally.max_delta, effective_sample_size=tally.effective_share,
             log_prob_delta_by_timestep=tally.delta_by_timestep(), base_kl=tally.base_kl / tally.pairs,
             grad_norm=sum(norms) / len(norms), seconds=seconds,
         )

@@ -6,7 +6,7 @@ from html import escape
 from deploy.report import charts
 from deploy.report.markup import HALF, figure, table, twice
 from deploy.report.read import Row, Run
-from deploy.report.scale import number, thin
+from deploy.report.scale import counted, number, thin
 
 TABLE_ROWS = 200
 COLUMNS = {  # of the table, with their significant digits
@@ -76,16 +76,40 @@ def updates(run: Run) -> str:
         return "<p>No update is logged yet.</p>"
     if _regresses(run):
         return f'<p>{REGRESSION}</p><div class="small">{_regression(run)}</div>'
-    ratios = {"largest": _column(run, "ratio_max"), "smallest": _column(run, "ratio_min")}
-    marks = {"1 + clip": 1 + run.clip, "1 − clip": 1 - run.clip}
-    caption = f"{RATIO}; dotted: the clip range 1 ± {number(run.clip, 2)}."
     drawn = [
         small(run.rows, {"clip_fraction": _column(run, "clip_fraction")}, "clip fraction", CLIP_FRACTION),
         small(run.rows, {"approx_kl": _column(run, "approx_kl")}, "approximate KL", APPROX_KL),
-        small(run.rows, ratios, "ratio p / p_old", caption, marks),
+        _ratios(run),
         small(run.rows, {"grad_norm": _column(run, "grad_norm")}, "gradient norm", GRAD_NORM),
+        *_staleness(run),
     ]
     return f'<div class="small">{"".join(drawn)}</div>'
+
+
+def _ratios(run: Run) -> str:
+    """Extremes of the ratio to the policy that drew the images; the clip range too, where it is around that one."""
+    ratios = {"largest": _column(run, "ratio_max"), "smallest": _column(run, "ratio_min")}
+    if run.config["learner"].get("correction", "clip") != "clip":
+        return small(run.rows, ratios, "ratio p / p_old", f"{RATIO}.")
+    marks = {"1 + clip": 1 + run.clip, "1 − clip": 1 - run.clip}
+    caption = f"{RATIO}; dotted: the clip range 1 ± {number(run.clip, 2)}."
+    return small(run.rows, ratios, "ratio p / p_old", caption, marks)
+
+
+def _staleness(run: Run) -> list[str]:
+    """How far the images' own policy is left behind; a folder from before these were logged has none."""
+    rows = [row for row in run.rows if "effective_sample_size" in row]
+    if not rows:
+        return []
+    size, mean, most = (
+        [row[key] for row in rows]
+        for key in ("effective_sample_size", "mean_abs_log_prob_delta", "max_abs_log_prob_delta")
+    )
+    lag = f"The lag is {counted(rows[-1]['lag'], 'step')}."
+    return [
+        small(rows, {"effective sample size": size}, "effective sample size", f"{SAMPLE_SIZE} {lag}"),
+        small(rows, {"largest": most, "mean": mean}, "|Δ log-prob|", ABS_DELTA),
+    ]
 
 
 def _regression(run: Run) -> str:
@@ -102,9 +126,14 @@ def _column(run: Run, key: str) -> list[float]:
 
 
 REGRESSION = "Reward-weighted regression has no log-probs, hence no ratios and no noise floor."
-CLIP_FRACTION = "Clip fraction: share of (image, timestep) pairs whose ratio left the clip range."
+CLIP_FRACTION = "Clip fraction: share of (image, timestep) pairs whose ratio left its bounds."
 APPROX_KL = "Approximate KL divergence between the policy that sampled and the updated one."
 RATIO = "Largest and smallest importance ratio p / p<sub>old</sub> of each step"
+SAMPLE_SIZE = (
+    "Effective sample size: what the pairs of a step are worth, as a share of them, weighed by how likely the policy "
+    "as it is now would have drawn them."
+)
+ABS_DELTA = "Largest and mean |Δ log-prob|, per latent dimension, since the images were drawn."
 GRAD_NORM = "Norm of the gradient before it is scaled down, mean over the updates of a step."
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from ddpo.errors import ConfigError, InputError
-from deploy.compare import Curve, merged, names, read, summary
+from deploy.compare import Curve, curve, merged, names, read, summary
+from deploy.compare_page import spread
 
 VARIANTS = """# Two ways
 recipe = "{recipe}"
@@ -51,7 +52,7 @@ def test_every_run_is_done_once_and_drawn(ddpo, comparison, tmp_path):
     assert shown["mean"] == pytest.approx(np.mean(ends))
     assert shown["standard_error"] == pytest.approx(np.std(ends, ddof=1) / 3**0.5)
     page, alone = (out / "compare.html").read_text(), (out / "compare.svg").read_text()
-    assert page.count("<polyline") == 2 * 1 and "Two ways" in page  # rwr has one step: a dot
+    assert page.count("<polyline") == 2 * 2 and "Two ways" in page  # rwr has one step: a dot; by queries and by time
     assert "var(--" not in alone and "rwr" in alone
 
 
@@ -70,6 +71,30 @@ def test_the_algorithms_are_compared_at_equal_reward_queries():
     assert list(runs) == ["ddpo-is", "ddpo-sf", "rwr", "rwr-sparse", "rwr-uniform"]
     assert {len(some) for some in runs.values()} == {3}
     assert len({run.steps * run.learner.images_per_step for some in runs.values() for run in some}) == 1
+
+
+def test_lag_by_correction_is_compared_at_equal_queries_and_clip_alone_at_lag_0():
+    runs = {name: some[0] for name, some in read("staleness", []).runs.items()}
+    pairs = {(run.lag, run.learner.correction, run.learner.proximal) for run in runs.values()}
+    usual = {(lag, correction, "recompute") for lag in (1, 2, 4, 8) for correction in ("clip", "truncate", "decoupled")}
+    assert pairs == usual | {(0, "clip", "recompute"), (8, "decoupled", "loglinear")} and len(runs) == len(pairs)
+    assert len({run.steps * run.learner.images_per_step for run in runs.values()}) == 1
+
+
+def test_wall_time_adds_up_over_steps_and_is_the_mean_of_the_seeds(tmp_path):
+    for name, totals in {"one": [1.0, 2.0, 9.0], "other": [3.0, 4.0]}.items():
+        (tmp_path / name).mkdir()
+        rows = [
+            {"reward_queries": 8 * step, "reward_mean": 0.0, "seconds": {"total": total}}
+            for step, total in enumerate(totals, 1)
+        ]
+        (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert curve("a", [tmp_path / "one", tmp_path / "other"]).seconds == [2.0, 5.0]
+
+
+def test_labels_keep_apart_and_on_the_chart():
+    assert spread([10, 100, 101, 102], 350) == [10, 100, 117, 134]
+    assert spread([340, 341, 342], 350) == [316, 333, 350]
 
 
 @pytest.mark.parametrize(
@@ -99,8 +124,8 @@ def test_all_variants_are_checked_before_the_first_run(tmp_path):
 
 
 def test_endings_are_over_the_same_queries():
-    fine = Curve("a", [10, 20, 30, 40], [[1.0, 2.0, 3.0, 5.0]])
-    coarse = Curve("b", [20, 40], [[1.0, 7.0]])
+    fine = Curve("a", [10, 20, 30, 40], [[1.0, 2.0, 3.0, 5.0]], [1.0, 2.0, 3.0, 4.0])
+    coarse = Curve("b", [20, 40], [[1.0, 7.0]], [3.0, 6.0])
     figures = summary([fine, coarse])["variants"]
     assert figures["a"]["mean"] == 4.0 and figures["b"]["mean"] == 7.0
     assert figures["a"]["standard_error"] is None

@@ -47,6 +47,11 @@ import pytest
         ("prompts.repeat=3", ["3 does not divide learner.images_per_step = 8; write 2 or 4"]),
         ("advantage.over=group", ['a "group" of one image has no spread; write prompts.repeat = 2 or more']),
         ("learner.algorithm=ddpo-sf", ["write learner.minibatch = 8 and learner.inner_epochs = 1"]),
+        ("learner.truncation=0.5", ["learner.truncation  0.5 is too small; write 1 or more"]),
+        ("learner.truncation=3", ['learner.truncation  3 would be without effect: "clip" has no importance weights']),
+        ("learner.proximal=loglinear", ['learner.proximal  "loglinear" would be without effect: "clip" has no']),
+        ("learner={correction='truncate', proximal='loglinear', images_per_step=8, minibatch=4}",
+         ['"loglinear" would be without effect: "truncate" has no proximal policy; write learner.correction']),
         ("advantage.min_count=40", ["40 rewards never fit into advantage.buffer = 32"]),
         ("lag=2", ["lag  2 batches ahead of only 2 steps; write 1 or less"]),
         ("name=a/b", ["'a/b' cannot be a folder's name"]),
@@ -72,6 +77,12 @@ def test_a_wrong_value_is_named_with_what_to_write(train, tmp_path, change, answ
 def test_kl_needs_a_base_to_compare_with(train, other):
     answer = train("learner.kl=0.1", other)
     assert answer.code == 2 and "learner.kl  needs LoRA" in answer.err
+
+
+@pytest.mark.parametrize("algorithm", ["rwr", "rwr-sparse", "ddpo-sf"])
+def test_a_correction_needs_ratios_to_correct(train, algorithm):
+    answer = train("learner.correction=truncate", f"learner.algorithm={algorithm}", "learner.minibatch=8")
+    assert answer.code == 2 and f"{algorithm} has none; write learner.correction" in answer.err
 
 
 def test_all_mistakes_are_reported_at_once_in_the_files_order(train):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 
 import numpy as np
 import pytest
@@ -46,7 +47,11 @@ def test_without_a_terminal_every_step_is_a_plain_line(train):
 def test_wandb_offline_writes_into_the_run_folder(train, tmp_path):
     train("wandb.mode=offline")
     written = list((tmp_path / "runs" / "small" / "wandb").glob("offline-run-*/*.wandb"))
-    assert len(written) == 1 and written[0].stat().st_size > 1000
+    assert len(written) == 1
+    end = time.monotonic() + 30  # W&B writes in a process of its own, which may still be at it
+    while written[0].stat().st_size <= 1000 and time.monotonic() < end:
+        time.sleep(0.1)
+    assert written[0].stat().st_size > 1000
 
 
 SAYING = """

@@ -235,6 +235,23 @@ def test_several_rewards_get_a_curve_each_and_no_unit(run: Path) -> None:
     assert "taste from 1.00 to 3.00" in text and "size from −3.00 to −3.00" in text and "kB" not in text
 
 
+def test_staleness_is_drawn_from_the_steps_that_logged_it(run: Path) -> None:
+    text, shown = made(run)
+    assert "effective sample size from 0.950 to 0.700" in text and "The lag is 0 steps." in shown.words
+    rows = [metrics(step, -3.0) | {"lag": 1} for step in range(1, 4)]
+    write_rows(run, [{k: v for k, v in rows[0].items() if k != "effective_sample_size"}, *rows[1:]])
+    text, shown = made(run)
+    assert "effective sample size from 0.900 to 0.850" in text and "The lag is 1 step." in shown.words
+    write_rows(run, [{k: v for k, v in row.items() if k != "effective_sample_size"} for row in rows])
+    assert "ffective sample size" not in made(run)[0]
+
+
+@pytest.mark.parametrize(("correction", "around"), [("clip", True), ("truncate", False), ("decoupled", False)])
+def test_the_clip_range_is_drawn_where_it_is_around_the_old_policy(run: Path, correction: str, around: bool) -> None:
+    (run / "config.toml").write_text(CONFIG + f'correction = "{correction}"\n')
+    assert ("1 + clip" in made(run)[0]) is around
+
+
 def test_deltas_are_called_noise_where_the_weights_are_the_same(run: Path) -> None:
     assert "The largest is 6×10⁻⁷, 0.60 % of the clip range." in made(run)[1].words
     write_rows(run, [metrics(1, -3.0, 0.0)])

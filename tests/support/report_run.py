@@ -27,6 +27,7 @@ def metrics(step: int, mean: float, delta: float = 2e-7) -> dict[str, Any]:
     return {
         "step": step, "reward_queries": 16 * step, "reward_mean": mean, "reward_std": 0.4, "rewards": {"size": mean},
         "loss": -1e-5, "clip_fraction": 0.1 * step, "approx_kl": 1e-8, "ratio_min": 0.9998, "ratio_max": 1.0002,
+        "mean_abs_log_prob_delta": 5e-5, "max_abs_log_prob_delta": 2e-4, "effective_sample_size": 1 - 0.05 * step,
         "grad_norm": 0.02, "lag": 0, "images": 16, "images_masked": 0,
         "log_prob_delta_by_timestep": {"951": delta, "1": 3 * delta},
         "seconds": {"sample": 6.0, "score": 2.0, "learn": 3.0, "wait": 4.5, "log": 0.5, "total": 8.0},

@@ -1,0 +1,57 @@
+"""The proximal policy of the decoupled objective: the weights that the step started from, around which it is clipped.
+
+Consumes a `Batch` and the step's plan of minibatches, produces the batch of every update; waits for nothing.
+Shape letters as in learner.learner: B images, T steps, P pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ddpo.config import LearnerConfig
+from ddpo.denoiser import Denoiser
+from learner.losses import Batch, micro_batches
+
+Plan = Sequence[NDArray[np.int64]]
+
+
+def centred(denoiser: Denoiser, options: LearnerConfig, batch: Batch, lag: int, plan: Plan) -> Iterator[Batch]:
+    """The batch of each update with the log-probs to clip around; the first is asked for before any update is made."""
+    if options.correction == "decoupled" and options.proximal == "recompute":
+        batch = replace(batch, proximal_BT=recomputed(denoiser, batch, plan, options.micro_batch))
+    interpolate = options.correction == "decoupled" and options.proximal == "loglinear"
+    for done in range(len(plan)):
+        yield replace(batch, alpha=alpha(lag, done, len(plan))) if interpolate else batch
+
+
+@torch.no_grad()
+def recomputed(denoiser: Denoiser, batch: Batch, plan: Plan, size: int) -> Tensor:
+    """log p of the weights as they are, (B, T), NaN where the plan trains nothing.
+
+    In the very micro-batches that will be trained, so that on a CPU the first update's ratio is exactly one. Pairs of
+    an inner epoch that an earlier one has brought are not asked for again.
+    """
+    log_prob_BT = torch.full_like(batch.log_probs_BT, torch.nan)
+    for pairs_P2 in (part_P2 for minibatch in plan for part_P2 in micro_batches(minibatch, size)):
+        place = pairs_P2.unbind(1)
+        if log_prob_BT[place].isnan().any():
+            gaussian = denoiser.step(*batch.before(pairs_P2, denoiser.device))
+            log_prob_BT[place] = gaussian.log_prob(batch.after(pairs_P2, denoiser.device)).cpu()
+    return log_prob_BT
+
+
+def alpha(lag: int, done: int, updates: int) -> float:
+    """How far the step's start lies on the way from the policy that drew the images to the one after `done` updates.
+
+    log p_prox = log p_old + alpha (log p - log p_old),  alpha = (v_prox - v_old) / (v - v_old)
+
+    AReaL's log-linear approximation (docs/algorithms/prox_approx.md), with versions v counted in updates and not in
+    steps: so it is exact before the step's first update, and at lag 0, where the images are from the step's start.
+    """
+    return lag * updates / (lag * updates + done) if lag else 0.0
