@@ -137,7 +137,8 @@ class SleepingLearner:
         self.lags.append(self.step - scored.chunks[0].receipt.version)
         self.control.sleep(len(scored.chunks) * self.times.chunk / self.times.bandwidth + self.times.learn)
         self.step += 1
-        return Report(**NOTHING | {"version": self.step})
+        report: dict[str, Any] = NOTHING | {"version": self.step}
+        return Report(**report)
 
     def policy(self) -> Policy:
         """A policy without weights."""
