@@ -44,7 +44,9 @@ def thread_settings(count: int) -> dict[str, str]:
 def connected(run: Run) -> Iterator[None]:
     """A Ray cluster for the block; one that was started here is stopped with everything on it."""
     address = run.ray.address or os.environ.get("RAY_ADDRESS", "")
-    if not address:
+    if address:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # else each attempt to join is a line on the terminal
+    else:
         os.environ.update(_private())
     import ray
 
@@ -100,7 +102,6 @@ def _start(run: Run) -> None:
 
 
 def _join(address: str) -> None:
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # else each of its attempts is a line on the terminal
     import ray
 
     try:
