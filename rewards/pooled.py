@@ -13,7 +13,7 @@ from typing import Any
 
 from ddpo.config import RewardConfig, Run
 from ddpo.control import Control
-from ddpo.errors import WorkerError
+from ddpo.errors import DeadlineError, WorkerError
 from ddpo.pool import Call, Gone, Poison, Pool, Size
 from ddpo.source import fingerprint
 from ddpo.types import Rollouts, Scored, Scores
@@ -21,7 +21,7 @@ from rewards.batch import combine
 from rewards.worker import RewardWorker
 
 GRACE = 30.0  # a worker enforces its own timeout; its pool steps in where that did not help (endless C code)
-TRIES = 3  # times that a chunk's images may be lost with their node
+TRIES = 3  # as often may a chunk take its worker with it, or its images be lost with their node
 
 
 class RewardActor(RewardWorker):
@@ -39,6 +39,7 @@ class InFlight:
     rollouts: Rollouts
     scores: Mapping[str, list[Future[Scores]]]
     config: Mapping[str, RewardConfig]
+    pools: Mapping[str, Pool]
     control: Control
     patience: float
 
@@ -46,8 +47,16 @@ class InFlight:
         """All scores of the batch; raises DeadlineError where nothing moves for `patience` seconds."""
         step, chunks = self.rollouts.prompts.step + 1, self.rollouts.chunks
         futures = [future for parts in self.scores.values() for future in parts]
-        self.control.collect([chunk.future for chunk in chunks], self.patience, f"chunks of step {step} are not drawn")
-        self.control.collect(futures, self.patience, f"chunks of step {step} are not scored")
+        try:
+            drawn = [chunk.future for chunk in chunks]
+            self.control.collect(drawn, self.patience, f"chunks of step {step} are not drawn")
+            self.control.collect(futures, self.patience, f"chunks of step {step} are not scored")
+        except DeadlineError as error:
+            states = [self.control.call(pool.state) for pool in (chunks[0].pool, *self.pools.values())]
+            raise DeadlineError(
+                f"{error} {'; '.join(map(str, states))}. Look at the workers' logs (ray logs, or the dashboard's "
+                "Actors page); for slow work raise actors.timeout or rewards.NAME.timeout."
+            ) from None
         scores = {name: [future.result() for future in parts] for name, parts in self.scores.items()}
         return combine(self.rollouts, [chunk.receipt for chunk in chunks], scores, self.config)
 
@@ -57,12 +66,13 @@ class PooledRewards:
 
     def __init__(self, run: Run, source: dict[str, str], control: Control, staff: Any) -> None:
         self.config, self.control = run.rewards, control
-        self.patience = run.actors.timeout + max(reward.timeout for reward in run.rewards.values()) + GRACE
+        slowest = run.actors.timeout + max(reward.timeout for reward in run.rewards.values()) + GRACE
+        self.patience = TRIES * slowest + run.ray.timeout  # the pools' own deadlines come first
         self.pools = {name: self._open(name, reward, source[name], staff) for name, reward in run.rewards.items()}
 
     def _open(self, name: str, reward: RewardConfig, source: str, staff: Any) -> Pool:
         hire = staff.hire(f"reward:{name}", RewardActor, (name, reward, source), reward, reward.timeout + GRACE)
-        pool = Pool(name, hire, Size(reward.workers, max(reward.workers, reward.max_workers)))
+        pool = Pool(name, hire, Size(reward.workers, max(reward.workers, reward.max_workers)), TRIES)
         self.control.call(pool.open)
         return pool
 
@@ -76,7 +86,7 @@ class PooledRewards:
         scores = {
             name: [self.control.spawn(self._score(name, drawing)) for drawing in rollouts.chunks] for name in self.pools
         }
-        return InFlight(rollouts, scores, self.config, self.control, self.patience)
+        return InFlight(rollouts, scores, self.config, self.pools, self.control, self.patience)
 
     async def _score(self, name: str, drawing: Any) -> Scores:
         chunk = await drawing.here()
