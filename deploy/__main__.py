@@ -75,6 +75,18 @@ def _train_aesthetic(options: argparse.Namespace) -> None:
     print(train(options))
 
 
+def _serve_reward(options: argparse.Namespace) -> None:
+    from deploy.serve import serve
+
+    serve(options)
+
+
+def _check_reward(options: argparse.Namespace) -> None:
+    from deploy.serve import check_server
+
+    check_server(options.url, options.token_file)
+
+
 def _recipes(options: argparse.Namespace) -> None:
     from deploy.recipes import listing
 
@@ -83,7 +95,7 @@ def _recipes(options: argparse.Namespace) -> None:
 
 COMMANDS = {
     "train": _train, "sample": _sample, "eval": _eval, "compare": _compare, "publish": _publish, "recipes": _recipes,
-    "train-aesthetic": _train_aesthetic,
+    "train-aesthetic": _train_aesthetic, "serve-reward": _serve_reward, "check-reward": _check_reward,
 }
 
 

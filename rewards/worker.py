@@ -19,7 +19,7 @@ import numpy as np
 
 from ddpo.config import RewardConfig
 from ddpo.deadline import deadline
-from ddpo.errors import RewardError
+from ddpo.errors import ContractError, RewardError
 from ddpo.types import Images, Scores
 from rewards import function
 from rewards.kinds import make
@@ -28,7 +28,7 @@ MISSING = "missing"  # key of info: why an image's score is None
 
 
 class RewardWorker:
-    """r(x_0, c) for one entry [rewards.NAME]; `source` is the text of a user's file, empty for built-in kinds."""
+    """r(x_0, c) for one entry [rewards.NAME]; `source` is what rewards.pool.sources read for it."""
 
     def __init__(self, name: str, config: RewardConfig, source: str) -> None:
         self.name, self.config = name, config
@@ -40,6 +40,8 @@ class RewardWorker:
         try:
             with deadline(self.config.timeout, f"reward {self.name!r}"), _threads(self.config.threads):
                 answer = self.reward(images.pixels_BYX3, list(images.text), [dict(m) for m in images.metadata])
+        except ContractError as error:
+            raise ContractError(f"reward {self.name!r}: {error}") from None
         except (Exception, SystemExit) as error:  # any failure of a reward means the same: no score for these images
             reason = f"reward {self.name!r} failed: {function.explain(error, self.config.path)}"
             return Scores(images.ids, {}, dict.fromkeys(images.ids, reason), {}, time.perf_counter() - start)
