@@ -8,7 +8,6 @@ from pathlib import Path
 
 from ddpo import __version__
 
-
 WITH_WORDS = ("train", "compare", "eval", "serve-reward")  # commands that take key=value
 
 

@@ -138,7 +138,8 @@ def _checks(caller: Caller, found: Description) -> Iterator[tuple[str, Check]]:
     if caller.token:
         for name, given in (("no token", None), ("a wrong token", "Bearer " + "x" * 32)):
             for verb, path in (("GET", "/reward"), ("POST", "/score")):
-                ask = partial(caller.ask, verb, path, pack_request(batch), Authorization=given)
+                body = pack_request(batch) if verb == "POST" else b""
+                ask = partial(caller.ask, verb, path, body, Authorization=given)
                 yield f"{name} at {path} is 401", lambda ask=ask: _status(ask(), 401)
     for name, images in _good(batch):
         yield f"scores {name}", partial(_scores, caller, found, images)

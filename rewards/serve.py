@@ -30,6 +30,8 @@ GRACE = 30.0  # seconds that a scoring may go over its timeout before the server
 IDLE = 30.0  # seconds for a request's head to arrive
 LEAVE = 5.0  # seconds to send the last answers
 log = logging.getLogger("ddpo.serve")
+noise = logging.getLogger("ddpo.serve.http")  # a traceback for every stranger who sends no HTTP: they could fill a disk
+noise.setLevel(logging.CRITICAL)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -155,7 +157,7 @@ class Service:
 def listening(service: Service, host: str, port: int) -> Iterator[str]:
     """Answer requests in the block, from a thread of its own; gives the address. Port 0 takes a free one."""
     runner = web.AppRunner(
-        service.app(), handle_signals=False, access_log=None, logger=log, handler_cancellation=True,
+        service.app(), handle_signals=False, access_log=None, logger=noise, handler_cancellation=True,
         keepalive_timeout=IDLE, lingering_time=LEAVE, shutdown_timeout=LEAVE, auto_decompress=False,
     )
     with _loop() as wait:
