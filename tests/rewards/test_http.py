@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +14,7 @@ import pytest
 import strangers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strangers import serving
 
 from ddpo.config import RewardConfig
 from ddpo.errors import ContractError, RewardError
@@ -21,12 +22,10 @@ from ddpo.types import Scores
 from rewards import remote, serve
 from rewards.conformance import Caller, conformance
 from rewards.pool import sources
-from rewards.serve import Service, listening
-from rewards.wire import Limits, pack_answer, pack_request, unpack_answer
+from rewards.wire import pack_answer, pack_request, unpack_answer
 from rewards.worker import RewardWorker
 
 TOKEN = "0123456789abcdef"
-LIMITS = Limits(images=8, side=128, bytes=6 * 2**20, seconds=0.3)
 MEANS = "def reward(i, p, m): return [float(x.mean()) for x in i], {'word': p}"
 IMAGES = strangers.images(3)
 Serve = Callable[..., str]
@@ -38,17 +37,6 @@ def reward(source: str = MEANS, **options: object) -> RewardWorker:
 
 def client(url: str, token: str = "", **options: object) -> RewardWorker:
     return RewardWorker("far", RewardConfig(kind="http", url=url, **{"timeout": 5.0, **options}), token)
-
-
-@contextmanager
-def serving(worker: RewardWorker, token: str = "", room: int = 8) -> Iterator[tuple[str, Service]]:
-    service = Service(worker, LIMITS, token, room)
-    thread = threading.Thread(target=service.work)
-    thread.start()
-    with listening(service, "127.0.0.1", 0) as url:
-        yield url, service
-        service.stop()
-        thread.join(10)
 
 
 @pytest.fixture(scope="module")
@@ -287,7 +275,8 @@ def test_an_error_masks_the_images_with_what_the_server_said(response, said):
     ],
 )
 def test_an_answer_that_breaks_the_protocol_stops_the_run(response, said):
-    with strangers.server(strangers.always(response)) as url, pytest.raises(ContractError, match=f"reward 'far': .*{said}"):
+    match = f"reward 'far': .*{said}"
+    with strangers.server(strangers.always(response)) as url, pytest.raises(ContractError, match=match):
         client(url).score(IMAGES)
 
 

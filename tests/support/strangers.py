@@ -1,4 +1,4 @@
-"""Servers and bodies that nobody should have to meet: canned answers over real sockets, and messages with damage."""
+"""Both ends of a reward over HTTP: a good server in a thread; servers and bodies that nobody should have to meet."""
 
 from __future__ import annotations
 
@@ -13,8 +13,26 @@ import msgpack
 import numpy as np
 
 from ddpo.types import Images
+from rewards.serve import Service, listening
+from rewards.wire import Limits
+from rewards.worker import RewardWorker
 
+LIMITS = Limits(images=8, side=128, bytes=6 * 2**20, seconds=0.3)
 Script = Callable[[Any, int], None]  # what a server does with a connection and the number of the request
+
+
+@contextmanager
+def serving(worker: RewardWorker, token: str = "", room: int = 8) -> Iterator[tuple[str, Service]]:
+    """A server of a reward; gives its address and what is behind it."""
+    service = Service(worker, LIMITS, token, room)
+    thread = threading.Thread(target=service.work)
+    thread.start()
+    with listening(service, "127.0.0.1", 0) as url:
+        try:
+            yield url, service
+        finally:
+            service.stop()
+            thread.join(10)
 
 
 @contextmanager
@@ -86,7 +104,8 @@ def damaged(body: bytes, rng: random.Random) -> bytes:
 HEADS = (
     b"\xc0", b"\xc2", b"\xc1", b"\x80", b"\x90", b"\x8f", b"\x9f", b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff",
     b"\xc6\xff\xff\xff\xff", b"\xdb\xff\xff\xff\xff", b"\xc9\xff\xff\xff\xff\x01", b"\xcb\x7f\xf8\0\0\0\0\0\0",
-    b"\xcb\x7f\xf0\0\0\0\0\0\0", b"\xcf\xff\xff\xff\xff\xff\xff\xff\xff", b"\xd3\x80\0\0\0\0\0\0\0", b"\xd6\xff\0\0\0\0",
+    b"\xcb\x7f\xf0\0\0\0\0\0\0", b"\xcf\xff\xff\xff\xff\xff\xff\xff\xff", b"\xd3\x80\0\0\0\0\0\0\0",
+    b"\xd6\xff\0\0\0\0",
 )
 OTHERS = (
     None, True, -1, 2**64 - 1, -(2**63), float("nan"), float("inf"), "", "\0", b"", b"x", [], {}, [[[[]]]], {"a": {}},
