@@ -28,6 +28,7 @@ PROBE = 15.0  # seconds for a server to say what it is, before a run starts
 MARGIN = 0.05  # share of a reward's timeout that is left to tell why
 CUTS = 3  # connections that may break in the middle: more, and the images themselves may kill the server
 LONGEST_PAUSE = 10.0
+SILENT = "it was asked and said nothing"
 
 
 class Again(Exception):
@@ -67,7 +68,7 @@ class Server:
 
     async def _ask(self, method: str, path: str, bodies: Sequence[bytes], seconds: float) -> list[bytes]:
         """The bodies of the answers; raises ServerError where they do not come in time."""
-        last = ["no try was finished"]
+        last = [SILENT]
         limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT)  # the total is asyncio's, over all tries
         try:
             async with (
@@ -82,10 +83,9 @@ class Server:
         self, session: aiohttp.ClientSession, method: str, path: str, body: bytes, last: list[str]
     ) -> bytes:
         """Try until there is an answer; the caller's clock ends it, and `last` tells why it was not enough."""
-        cuts, tries = 0, 0
+        tries, cuts, last[0] = 0, 0, SILENT
         while True:
             try:
-                last[0] = last[0] if tries else "it was asked and said nothing"
                 return await self._once(session, method, path, body)
             except Again as again:
                 tries, cuts = tries + 1, cuts + again.cut

@@ -25,6 +25,7 @@ MEDIA = "application/msgpack"
 WORDS = 4 * 2**20  # bytes of a whole answer, and of a request without its pixels
 LONGEST = 2**16  # of any array or map
 DEEPEST = 8  # nesting of metadata
+SHORT = 64  # bytes of a key, and of what is read before the size of the rest is known
 MOST_KEYS = 16  # of a message's own maps, more than any has
 
 
@@ -129,7 +130,7 @@ def _table(body: bytes | memoryview, names: tuple[str, ...], large: str = "") ->
     try:
         spans = _spans(body)
         if "protocol" in names:
-            said = _read(spans.get("protocol", b"\xc0"))
+            said = _read(spans.get("protocol", b"\xc0")[:SHORT])
             _check(said == PROTOCOL, f"speaks protocol {said!r:.60}, and this program {PROTOCOL!r}")
         expected = {*names, large} - {""}
         _check(set(spans) == expected, f"has the keys {sorted(spans)!r:.200}, and should have {sorted(expected)}")
@@ -153,7 +154,7 @@ def _spans(body: bytes | memoryview) -> dict[str, memoryview]:
         reader.skip()
         middle = reader.tell()
         reader.skip()
-        key = _read(view[start : min(middle, start + 64)])
+        key = _read(view[start : min(middle, start + SHORT)])
         if not isinstance(key, str) or key in spans:
             raise ValueError(f"the key {key!r:.60} is no text, or comes twice")
         spans[key] = view[middle : reader.tell()]

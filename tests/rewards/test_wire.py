@@ -156,7 +156,7 @@ def test_metadata_that_msgpack_cannot_hold_is_refused_before_it_is_sent():
             pack_request(replace(strangers.images(1), metadata=(metadata,)))
 
 
-EMPTY_MAPS = b"\xdd" + (8 * 2**20).to_bytes(4, "big") + b"\x80" * (8 * 2**20)  # as dictionaries 64 times as large
+EMPTY_MAPS = b"\xdc\x00\x80" + 128 * (b"\xdc\xff\xff" + 0xFFFF * b"\x80")  # as dictionaries 64 times as large
 CLAIMS = b"\xdd\x00\xff\xff\xff" * 900 + b"\xc0" * 10**6  # lists in lists that claim 16 million entries each
 
 
