@@ -29,6 +29,7 @@ from rewards.wire import MEDIA, Description, WireError, pack_request, unpack_ans
 
 PATIENCE = 15.0  # seconds for an answer that takes no scoring
 QUESTION = {"questions": ["Is there a cat?"], "answers": ["yes"], "nested": {"list": [1, 2.5, None, True, "ä"]}}
+MARK = "a place that is replaced"
 PICKLE = b"\x80\x04\x8c\x05posix\x8c\x06system\x93\x8c\x04true\x85R."  # would run `true` where it is unpickled
 Check = Callable[[], str]
 
@@ -193,6 +194,8 @@ def _bad(batch: Images, found: Description) -> Iterator[tuple[str, bytes]]:
     yield "a list", b"\x90"
     yield "a map that claims four billion entries", b"\xdf\xff\xff\xff\xff"
     yield "lists in lists, a thousand deep", b"\x81\xa3ids" + b"\x91" * 1000
+    yield "metadata in lists, a thousand deep", other(metadata=[MARK] * len(batch.ids)).replace(
+        bytes(msgpack.packb(MARK) or b""), b"\x91" * 999 + b"\x90")
     yield "another version of the protocol", other(protocol="ddpo-reward/999")
     yield "a key that is missing", bytes(msgpack.packb({k: v for k, v in table.items() if k != "text"}) or b"")
     yield "a key too many", other(extra=1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from reprlib import repr as shown  # of a stranger's value: neither as long nor as deep as it is
 from typing import Any
 
 import msgpack
@@ -131,7 +132,7 @@ def _table(body: bytes | memoryview, names: tuple[str, ...], large: str = "") ->
         spans = _spans(body)
         if "protocol" in names:
             said = _read(spans.get("protocol", b"\xc0")[:SHORT])
-            _check(said == PROTOCOL, f"speaks protocol {said!r:.60}, and this program {PROTOCOL!r}")
+            _check(said == PROTOCOL, f"speaks protocol {shown(said)}, and this program {PROTOCOL!r}")
         expected = {*names, large} - {""}
         _check(set(spans) == expected, f"has the keys {sorted(spans)!r:.200}, and should have {sorted(expected)}")
         words = sum(len(span) for name, span in spans.items() if name != large)
@@ -156,7 +157,7 @@ def _spans(body: bytes | memoryview) -> dict[str, memoryview]:
         reader.skip()
         key = _read(view[start : min(middle, start + SHORT)])
         if not isinstance(key, str) or key in spans:
-            raise ValueError(f"the key {key!r:.60} is no text, or comes twice")
+            raise ValueError(f"the key {shown(key)} is no text, or comes twice")
         spans[key] = view[middle : reader.tell()]
     if reader.tell() != len(body):
         raise ValueError(f"{len(body) - reader.tell()} bytes follow after it")
@@ -173,11 +174,11 @@ def _refuse(code: int, data: bytes) -> Any:
 
 def _pixels(span: memoryview, count: int, side: int) -> NDArray[np.uint8]:
     table = _table(span, ("dtype", "shape"), "data")
-    _check(table["dtype"] == "uint8", f"pixels are {table['dtype']!r:.60}, and should be 'uint8'")
+    _check(table["dtype"] == "uint8", f"pixels are {shown(table['dtype'])}, and should be 'uint8'")
     shape = table["shape"]
     whole = isinstance(shape, list) and len(shape) == 4 and all(type(length) is int for length in shape)
     _check(whole and shape[0] == count and all(1 <= length <= side for length in shape[1:3]) and shape[3] == 3,
-           f"pixels of shape {shape!r:.80}, and should be [{count}, height, width, 3] with sides of 1 to {side}")
+           f"pixels of shape {shown(shape)}, and should be [{count}, height, width, 3] with sides of 1 to {side}")
     size = math.prod(shape)
     _check(size <= len(table["data"]) <= size + 5, f"{len(table['data'])} bytes of pixels do not fill shape {shape}")
     try:
@@ -197,10 +198,10 @@ def _ids(ids: Any) -> tuple[int, ...]:
 def _column(table: dict[str, Any], key: str, count: int, fits: Any, expected: str) -> list[Any]:
     """One value per image."""
     column = table[key]
-    _check(isinstance(column, list) and len(column) == count, f"{key!r:.60} is no list of {count}, one per image")
+    _check(isinstance(column, list) and len(column) == count, f"{shown(key)} is no list of {count}, one per image")
     wrong = next((row for row, value in enumerate(column) if not fits(value)), None)
     if wrong is not None:
-        raise WireError(f"{key!r:.60}, image {wrong}: {column[wrong]!r:.100} is not {expected}")
+        raise WireError(f"{shown(key)}, image {wrong}: {shown(column[wrong])} is not {expected}")
     return column
 
 

@@ -124,7 +124,7 @@ def test_check_reward_prints_a_line_a_check_and_counts(ddpo):
         good = ddpo("check-reward", url)
         bad = ddpo("check-reward", url + "/elsewhere")
     assert good.code == 0 and "FAIL" not in good.out and "pass  refuses a pickle\n" in good.out
-    assert good.out.endswith(f"{url} passes all 42 checks.\n")
+    assert good.out.endswith(f"{url} passes all 43 checks.\n")
     assert bad.code == 1 and bad.out.startswith("FAIL  GET /reward describes the reward: answers 404")
     assert "fails 1 of 1 checks" in bad.err
     assert ddpo("check-reward", "http://127.0.0.1:1").code == ddpo("check-reward", "scorer:8000").code == 2

@@ -160,13 +160,27 @@ EMPTY_MAPS = b"\xdc\x00\x80" + 128 * (b"\xdc\xff\xff" + 0xFFFF * b"\x80")  # as 
 CLAIMS = b"\xdd\x00\xff\xff\xff" * 900 + b"\xc0" * 10**6  # lists in lists that claim 16 million entries each
 
 
+def with_value(key: str, value: bytes, first: bool = False) -> bytes:
+    """A good request but for one value, or for the first of its column, which is this msgpack."""
+    table = msgpack.unpackb(GOOD_REQUEST)
+    mark = b"a place that is replaced"
+    place = table["pixels"] if key in table["pixels"] else table
+    place[key] = [mark, *place[key][1:]] if first else mark
+    return msgpack.packb(table).replace(msgpack.packb(mark), value)
+
+
+@pytest.mark.parametrize("depth", [9, 100, 500, 900, 1000, 1100, 10_000])
+@pytest.mark.parametrize("key", ["ids", "text", "metadata", "shape"])
+def test_lists_in_lists_are_refused_however_deep(key, depth):
+    for first in (False, True):
+        with pytest.raises(WireError):
+            unpack_request(with_value(key, b"\x91" * depth + b"\xc0", first), LIMITS)
+
+
 @pytest.mark.parametrize("bomb", [EMPTY_MAPS, CLAIMS], ids=["empty maps", "claims"])
 @pytest.mark.parametrize("key", ["metadata", "ids", "protocol", "pixels", "data"])
 def test_a_bomb_costs_no_more_than_its_bytes(bomb, key):
-    table = msgpack.unpackb(GOOD_REQUEST)
-    mark = b"a place that is replaced"
-    (table["pixels"] if key == "data" else table)[key] = mark
-    body = msgpack.packb(table).replace(msgpack.packb(mark), bomb)
+    body = with_value(key, bomb)
     tracemalloc.start()
     with pytest.raises(WireError):
         unpack_request(body, Limits(bytes=2**26))

@@ -105,7 +105,7 @@ HEADS = (
     b"\xc0", b"\xc2", b"\xc1", b"\x80", b"\x90", b"\x8f", b"\x9f", b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff",
     b"\xc6\xff\xff\xff\xff", b"\xdb\xff\xff\xff\xff", b"\xc9\xff\xff\xff\xff\x01", b"\xcb\x7f\xf8\0\0\0\0\0\0",
     b"\xcb\x7f\xf0\0\0\0\0\0\0", b"\xcf\xff\xff\xff\xff\xff\xff\xff\xff", b"\xd3\x80\0\0\0\0\0\0\0",
-    b"\xd6\xff\0\0\0\0",
+    b"\xd6\xff\0\0\0\0", b"\x91" * 200, b"\x91" * 999,
 )
 OTHERS = (
     None, True, -1, 2**64 - 1, -(2**63), float("nan"), float("inf"), "", "\0", b"", b"x", [], {}, [[[[]]]], {"a": {}},
