@@ -25,7 +25,7 @@ import numpy as np
 from ddpo.deadline import deadline
 from ddpo.errors import DdpoError, InputError
 from ddpo.types import Images
-from rewards.wire import MEDIA, Description, WireError, pack_request, unpack_answer, unpack_description
+from rewards.wire import MEDIA, Description, WireError, one_line, pack_request, unpack_answer, unpack_description
 
 PATIENCE = 15.0  # seconds for an answer that takes no scoring
 QUESTION = {"questions": ["Is there a cat?"], "answers": ["yes"], "nested": {"list": [1, 2.5, None, True, "ä"]}}
@@ -43,7 +43,7 @@ class Reply:
     content: bytes = b""
 
     def __str__(self) -> str:
-        said = " ".join(self.content[:200].decode("utf-8", "replace").split())
+        said = f"{len(self.content)} bytes of msgpack" if self.media == MEDIA else one_line(self.content)
         return f"answers {self.status}: {said}" if self.status else "closes the connection without an answer"
 
 

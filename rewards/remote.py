@@ -21,7 +21,16 @@ from numpy.typing import NDArray
 from ddpo.config import RewardConfig, Run
 from ddpo.errors import ContractError, InputError, ServerError
 from ddpo.types import Images, Scores
-from rewards.wire import MEDIA, WORDS, Description, WireError, pack_request, unpack_answer, unpack_description
+from rewards.wire import (
+    MEDIA,
+    WORDS,
+    Description,
+    WireError,
+    one_line,
+    pack_request,
+    unpack_answer,
+    unpack_description,
+)
 
 CONNECT = 10.0  # seconds for one try to connect
 PROBE = 15.0  # seconds for a server to say what it is, before a run starts
@@ -100,17 +109,18 @@ class Server:
             async with session.request(method, self.url + path, data=data, allow_redirects=False) as response:
                 content = await _content(response)
         except aiohttp.ClientSSLError as error:
-            raise ServerError(f"{self.url}: no safe connection: {_plain(str(error))}") from None
+            raise ServerError(f"{self.url}: no safe connection: {one_line(str(error))}") from None
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise Again(f"it is not there: {_plain(str(error))}") from None
+            raise Again(f"it is not there: {one_line(str(error))}") from None
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
-            raise Again(f"the connection broke: {_plain(str(error)) or type(error).__name__}", cut=True) from None
+            raise Again(f"the connection broke: {one_line(str(error)) or type(error).__name__}", cut=True) from None
         except (aiohttp.ClientError, ValueError) as error:
-            raise ServerError(f"{self.url} does not speak HTTP: {type(error).__name__}: {_plain(str(error))}") from None
+            kind = type(error).__name__
+            raise ServerError(f"{self.url} does not speak HTTP: {kind}: {one_line(str(error))}") from None
         return self._judged(response, content)
 
     def _judged(self, response: aiohttp.ClientResponse, content: bytes) -> bytes:
-        said = f"{self.url} answers {response.status}: {_plain(content.decode('utf-8', 'replace'))}"
+        said = f"{self.url} answers {response.status}: {one_line(content)}"
         match response.status:
             case 200 if response.content_type == MEDIA:
                 return content
@@ -201,8 +211,3 @@ def _pause(tries: int) -> float:
 
 def _seconds(retry_after: str) -> float:
     return float(min(int(retry_after), 60)) if retry_after.isascii() and retry_after.isdigit() else 0.0
-
-
-def _plain(text: str) -> str:
-    """A stranger's text as one short line."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text[:600]).split())[:300]

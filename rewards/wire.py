@@ -119,6 +119,12 @@ def unpack_description(body: bytes) -> Description:
     raise WireError("the description has other types than name, kind, timeout and limits should have")
 
 
+def one_line(text: bytes | str) -> str:
+    """A stranger's text, short and printable."""
+    text = text[:600].decode("utf-8", "replace") if isinstance(text, bytes) else text[:600]
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:300]
+
+
 def _pack(table: dict[str, Any]) -> bytes:
     try:
         return bytes(msgpack.packb(table) or b"")
