@@ -6,6 +6,7 @@ Consumes a `Run`, produces (key, message) pairs, each with what to write instead
 from __future__ import annotations
 
 from dataclasses import fields
+from urllib.parse import urlsplit
 
 from ddpo.config import COMMON, OPTIONS, LearnerConfig, RewardConfig, Run, trained_timesteps, window
 
@@ -89,10 +90,23 @@ def _reward_problems(run: Run) -> Problems:
     for name, reward in run.rewards.items():
         if reward.kind == "function" and not reward.path:
             problems.append((f"rewards.{name}.path", 'kind = "function" needs the Python file that holds it'))
+        if reward.kind == "http" and not _server(reward.url):
+            problems.append((f"rewards.{name}.url", f'"{reward.url}" is no server; write its address, for example '
+                                                    "http://scorer:8000"))
         if reward.dtype == "4bit" and OPTIONS.get(reward.kind, set()) & {"dtype", "max_tokens"} == {"dtype"}:
             problems.append((f"rewards.{name}.dtype", '"4bit" is for language models; write "float16" or "auto"'))
         problems += _foreign_options(name, reward)
     return problems
+
+
+def _server(url: str) -> bool:
+    """Whether a URL names a server and nothing else: a password or a query in it would be sent nowhere."""
+    try:
+        parts = urlsplit(url)
+        named = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    return named and "@" not in parts.netloc and not parts.query and not parts.fragment
 
 
 def _foreign_options(name: str, reward: RewardConfig) -> Problems:

@@ -54,7 +54,11 @@ KINDS: dict[str, Callable[[RewardConfig], function.RewardFunction]] = {
 
 
 def make(config: RewardConfig, source: str) -> function.RewardFunction:
-    """The reward of one entry; `source` is the text of the user's file of kind = "function". Raises RewardError."""
+    """The reward of one entry; `source` is what rewards.pool.sources read for it. Raises RewardError."""
     if config.kind == "function":
         return function.load(source, config.path, config.function)
+    if config.kind == "http":
+        from rewards.remote import Remote
+
+        return Remote(config, source)
     return KINDS[config.kind](config)

@@ -20,7 +20,7 @@ import numpy as np
 
 from ddpo.config import RewardConfig
 from ddpo.deadline import deadline
-from ddpo.errors import DeadlineError, RewardError
+from ddpo.errors import ContractError, DeadlineError, RewardError, ServerError
 from ddpo.types import Images, Scores
 from rewards import function
 from rewards.kinds import make
@@ -30,7 +30,7 @@ MISSING = "missing"  # key of info: why an image's score is None
 
 
 class RewardWorker:
-    """r(x_0, c) for one entry [rewards.NAME]; `source` is the text of a user's file, empty for built-in kinds."""
+    """r(x_0, c) for one entry [rewards.NAME]; `source` is what rewards.pool.sources read for it."""
 
     def __init__(self, name: str, config: RewardConfig, source: str) -> None:
         self.name, self.config = name, config
@@ -42,6 +42,8 @@ class RewardWorker:
         try:
             with deadline(self.config.timeout, f"reward {self.name!r}"), _threads(self.config.threads):
                 answer = self._ask(images)
+        except ContractError as error:
+            raise ContractError(f"reward {self.name!r}: {error}") from None
         except (Exception, SystemExit) as error:  # any failure of a reward means the same: no score for these images
             reason = f"reward {self.name!r} failed: {function.explain(error, self.config.path)}"
             return Scores(images.ids, {}, dict.fromkeys(images.ids, reason), {}, time.perf_counter() - start)
@@ -59,7 +61,7 @@ class RewardWorker:
         for _ in range(TRIES - 1):
             try:
                 return self._call(images)
-            except DeadlineError:
+            except (DeadlineError, ContractError, ServerError):  # of these no second try is better than the first
                 raise
             except Exception:  # whatever it was, it may pass
                 continue

@@ -12,14 +12,17 @@ from typing import Any
 import psutil
 import pytest
 import seeing
+import strangers
 import tiny
 from learning import in_process, learn, local_pools, on_cluster
 
 from actors.sampler import Sampler
+from ddpo.config import RewardConfig
 from ddpo.errors import DeliveryError
 from ddpo.runfile import parse
 from deploy import cluster
 from deploy.prepare import prepare
+from rewards.worker import RewardWorker
 
 STEPS = "steps=4"
 
@@ -100,6 +103,17 @@ def test_a_reward_that_is_a_model_gives_the_same_numbers_on_ray(make_run, ray_cl
     seen = f"{{kind='alignment', model='{llava}', compare='{bert}', layer=1, max_tokens=4, workers=2}}"
     run = make_run("lag=1", f"rewards={{seen={seen}}}", f"learner.algorithm={algorithm}", f"name=seen-{algorithm}")
     assert on_cluster(run) == in_process(run)
+
+
+@pytest.mark.ray
+def test_a_reward_that_a_server_computes_gives_the_same_numbers_on_ray(make_run, ray_cluster, expected, monkeypatch):
+    monkeypatch.setenv("DDPO_REWARD_TOKEN", "x" * 16)
+    with strangers.serving(RewardWorker("jpeg", RewardConfig(), ""), token="x" * 16) as (url, _):
+        far = f"{{kind='http', url='{url}', workers=2, cpus=0.1, batch=3}}"
+        run = make_run(STEPS, f"rewards={{jpeg={far}}}", "name=far")
+        on_ray = on_cluster(run)
+    expected.setdefault(0, in_process(make_run(STEPS)))
+    assert on_ray == expected[0]
 
 
 @pytest.mark.ray
