@@ -14,10 +14,12 @@ from actors.sampler import Sampler
 from ddpo.base import BaseModel
 from ddpo.config import Run
 from ddpo.control import Control, within
+from ddpo.deadline import stacks_after
 from ddpo.pool import Call, Pool, Size
 from ddpo.source import fingerprint
-from ddpo.types import Chunk, Policy, Prompts, Receipt, Rollouts
+from ddpo.types import Chunk, Images, Policy, Prompts, Receipt, Rollouts, Trajectory
 
+HUNG = 0.9  # share of its timeout after which a sampler's stacks are written
 YIELD = 5  # niceness above the learner's: a batch ahead can wait, the learner is what the next policy waits for
 
 
@@ -31,6 +33,11 @@ class SamplerActor(Sampler):
     def fingerprint(self) -> str:
         """Of the sources on its node."""
         return fingerprint()
+
+    def sample(self, prompts: Prompts, policy: Policy) -> tuple[Images, Trajectory, Receipt]:
+        """As Sampler's; where it hangs, its stacks are in its log before the pool ends it."""
+        with stacks_after(HUNG * self.run.actors.timeout):
+            return super().sample(prompts, policy)
 
 
 class Drawing:

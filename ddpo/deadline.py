@@ -1,7 +1,8 @@
-"""No wait without an end: run a block for at most so many seconds."""
+"""No wait without an end: run a block for at most so many seconds, and show where it hangs."""
 
 from __future__ import annotations
 
+import faulthandler
 import signal
 import threading
 from collections.abc import Iterator
@@ -34,3 +35,13 @@ def deadline(seconds: float, what: str) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def stacks_after(seconds: float) -> Iterator[None]:
+    """Write where every thread stands to stderr if the block takes longer; nothing is interrupted, C code is shown."""
+    faulthandler.dump_traceback_later(seconds)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()

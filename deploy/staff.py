@@ -64,7 +64,7 @@ class RayWorker:
                 return [*references[:-1], await references[-1]]
         except TimeoutError:
             ray.kill(self.actor, no_restart=False)
-            raise Lost(f"was killed: {call.label!r} took more than {self.timeout:g} s") from None
+            raise Lost(f"was killed: {call.label!r} took more than {self.timeout:g} s (its log shows where)") from None
         except RayActorError as error:
             raise Lost(f"died over {call.label!r}: {str(error).partition(chr(10))[0]:.160}") from None
         except ObjectLostError as error:

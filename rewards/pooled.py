@@ -13,10 +13,11 @@ from typing import Any
 
 from ddpo.config import RewardConfig, Run
 from ddpo.control import Control
+from ddpo.deadline import stacks_after
 from ddpo.errors import DeadlineError, WorkerError
 from ddpo.pool import Call, Gone, Poison, Pool, Size
 from ddpo.source import fingerprint
-from ddpo.types import Rollouts, Scored, Scores
+from ddpo.types import Images, Rollouts, Scored, Scores
 from rewards.batch import combine
 from rewards.worker import RewardWorker
 
@@ -30,6 +31,11 @@ class RewardActor(RewardWorker):
     def fingerprint(self) -> str:
         """Of the sources on its node."""
         return fingerprint()
+
+    def score(self, images: Images) -> Scores:
+        """As RewardWorker's; where no timeout helps, its stacks are in its log before the pool ends it."""
+        with stacks_after(self.config.timeout + GRACE / 2):
+            return super().score(images)
 
 
 @dataclass(frozen=True)
