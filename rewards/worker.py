@@ -1,11 +1,10 @@
 """One reward, or one stage of it, in one process, and the guard around it.
 
-Consumes `Images`, produces `Scores`; of a reward in stages, `Images` become `Captions` and these `Scores`. Gives the
-reward at most its timeout. A reward that raises is asked again, so that
-a passing trouble loses nothing; one that goes on raising or takes too long gives no score and a reason, so that its
-images are masked, as is an image whose score is None; one that breaks its contract
-(another number of scores, something that is no number, NaN, infinity) stops the run, since every number after it would
-be wrong.
+Consumes `Images`, produces `Scores`; of a reward in stages, `Images` become `Captions` and these `Scores`. Gives each at
+most its timeout. One that raises is asked again, so that a passing trouble loses nothing; one that goes on raising or
+takes too long gives no score and a reason, so that its images are masked, as is an image whose score is None; one that
+breaks its contract (another number of scores or captions, something that is no number, NaN, infinity) stops the run,
+since every number after it would be wrong.
 """
 
 from __future__ import annotations
