@@ -89,13 +89,16 @@ class RewardConfig:
 
     kind: str = knob("compressibility", "which reward", choices=(
         "compressibility", "incompressibility", "function", "alignment", "satisfaction", "aesthetic", "clipscore",
-        "pickscore", "hpsv2", "imagereward", "diversity",
+        "pickscore", "hpsv2", "imagereward", "diversity", "http",
     ))
     weight: float = knob(1.0, "weight in the sum that is optimised; 0 watches the reward without training on it")
     workers: int = knob(1, "scoring processes on the cluster, at first and at least", low=1)
     max_workers: int = knob(0, "most of them, where more would help; 0 keeps to workers", low=0)
     path: str = knob("", 'Python file of kind = "function"')
     function: str = knob("reward", "name of the function in that file")
+    url: str = knob("", 'server of kind = "http", such as http://scorer:8000 (`ddpo serve-reward`)')
+    token_file: str = knob("", "file with the server's token; empty takes the environment's DDPO_REWARD_TOKEN")
+    batch: int = knob(0, 'images a request of kind = "http"; 0 sends a chunk whole', low=0)
     model: str = knob("", "folder or hub name of the kind's model (LLaVA, CLIP); empty takes the published one")
     processor: str = knob("", "folder or hub name of the model's processor, where the model comes without")
     head: str = knob("", 'file, folder or hub name of the predictor of kind = "aesthetic"')
@@ -124,6 +127,7 @@ OPTIONS = {  # of [rewards.NAME] beyond those that every kind has
     "pickscore": {"model", "processor", "dtype", "device"},
     "hpsv2": {"model", "processor", "dtype", "device"},
     "imagereward": {"model", "processor", "dtype", "device"},
+    "http": {"url", "token_file", "batch"},
 }
 COMMON = {"kind", "weight", "workers", "max_workers", "threads", "cpus", "gpus", "accelerator", "timeout"}
 STAGES = {"alignment": ("describe", "compare")}  # in the order in which an image goes through them

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import fields
+from urllib.parse import urlsplit
 
 from ddpo.config import (
     COMMON,
@@ -103,10 +104,23 @@ def _reward_problems(run: Run) -> Problems:
     for name, reward in run.rewards.items():
         if reward.kind == "function" and not reward.path:
             problems.append((f"rewards.{name}.path", 'kind = "function" needs the Python file that holds it'))
+        if reward.kind == "http" and not _server(reward.url):
+            problems.append((f"rewards.{name}.url", f'"{reward.url}" is no server; write its address, for example '
+                                                    "http://scorer:8000"))
         if reward.dtype == "4bit" and OPTIONS.get(reward.kind, set()) & {"dtype", "max_tokens"} == {"dtype"}:
             problems.append((f"rewards.{name}.dtype", '"4bit" is for language models; write "float16" or "auto"'))
         problems += _foreign_options(name, reward) + _stage_problems(f"rewards.{name}", reward)
     return problems
+
+
+def _server(url: str) -> bool:
+    """Whether a URL names a server and nothing else: a password or a query in it would be sent nowhere."""
+    try:
+        parts = urlsplit(url)
+        named = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    return named and "@" not in parts.netloc and not parts.query and not parts.fragment
 
 
 def _stage_problems(key: str, reward: RewardConfig) -> Problems:
@@ -120,7 +134,10 @@ def _stage_problems(key: str, reward: RewardConfig) -> Problems:
         (f"{key}.stages", f"{stage} has no table, and a reward's stages are all pools of their own or none is; write "
                           f"[{key}.stages.{stage}] as well") for stage in known if stage not in given
     ]
-    moved = [f.name for f in fields(StageConfig) if getattr(reward, f.name, None) not in (None, f.default)]
+    moved = [
+        f.name for f in fields(StageConfig) if f.name in COMMON | OPTIONS[reward.kind]
+        and getattr(reward, f.name) != f.default
+    ]
     return missing + [
         (f"{key}.{name}", "would be without effect beside stages, which have their own; write it in "
                           + " or ".join(f"[{key}.stages.{stage}]" for stage in known)) for name in moved

@@ -44,6 +44,14 @@ class RewardError(DdpoError):
     """A reward broke its contract, or failed on every image of a step."""
 
 
+class ContractError(RewardError):
+    """Something that is no failure of one call: a reward's server does not keep to the protocol. Stops the run."""
+
+
+class ServerError(DdpoError):
+    """The server of a reward does not answer, or refuses; its images have no score."""
+
+
 class DeliveryError(DdpoError):
     """A trajectory or a message of weights is not what was published."""
 

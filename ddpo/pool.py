@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from ddpo.errors import WorkerError
 
 STARTS = 5  # workers that die at their start, one after the other, before the pool gives up
+LONGEST_PAUSE = 60.0  # seconds between two of them
 PERIOD = 1.0  # seconds between two looks at the load
 FULL, SLACK = 0.85, 0.6  # a pool grows where its workers are busier than this, and shrinks where they are idler
 SMOOTH = 0.2  # weight of the newest job in the mean service time
@@ -81,6 +82,11 @@ class State:
     service: float
     load: float
     lost: int
+
+    def __str__(self) -> str:
+        """For a person."""
+        starting = f" and {self.starting} starting" if self.starting else ""
+        return f"{self.name}: {self.workers} workers{starting}, {self.running} chunks in hand, {self.waiting} waiting"
 
 
 @dataclass(order=True)
@@ -178,7 +184,7 @@ class Pool:
             while not member.leaving:
                 await self._attempt(member, await self.queue.get())
         except Lost as loss:
-            self._failed_start(loss)
+            await self._failed_start(loss)
         except Exception as error:  # it can never start: whoever waits for this pool must know
             self._break(error)
         finally:
@@ -190,7 +196,7 @@ class Pool:
     async def _up(self, member: Member) -> None:
         member.up = False
         await member.worker.ready()
-        member.up = True
+        member.up, self.failed_starts = True, 0
         self._tell()
 
     async def _attempt(self, member: Member, job: Job) -> None:
@@ -205,7 +211,6 @@ class Pool:
             _settle(job, error)
         else:
             _settle(job, result)
-            self.failed_starts = 0
 
     @contextmanager
     def _busy(self, member: Member) -> Iterator[None]:
@@ -225,13 +230,16 @@ class Pool:
         else:
             self.queue.put_nowait(job)
 
-    def _failed_start(self, loss: Lost) -> None:
+    async def _failed_start(self, loss: Lost) -> None:
+        """Let some time pass before the next one is hired; where nobody else is up, give up after a few."""
         self.failed_starts += 1
-        if self.failed_starts >= STARTS:
+        if self.failed_starts >= STARTS and not any(member.up for member in self.members.values()):
             self._break(WorkerError(
                 f"{self.failed_starts} workers of {self.name} died at their start, one after the other; the last one "
                 f"{loss}. Look at its log (ray logs, or the dashboard's Actors page)."
             ))
+        else:
+            await asyncio.sleep(min(2.0**self.failed_starts, LONGEST_PAUSE))
 
     def _break(self, error: Exception) -> None:
         """Nothing will be done here any more: tell all who wait."""

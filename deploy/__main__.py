@@ -108,6 +108,18 @@ def _replay(options: argparse.Namespace) -> None:
     found.check()
 
 
+def _serve_reward(options: argparse.Namespace) -> None:
+    from deploy.serve import serve
+
+    serve(options)
+
+
+def _check_reward(options: argparse.Namespace) -> None:
+    from deploy.serve import check_server
+
+    check_server(options.url, options.token_file)
+
+
 def _recipes(options: argparse.Namespace) -> None:
     from deploy.recipes import listing
 
@@ -117,6 +129,7 @@ def _recipes(options: argparse.Namespace) -> None:
 COMMANDS = {
     "train": _train, "sample": _sample, "eval": _eval, "compare": _compare, "publish": _publish, "recipes": _recipes,
     "train-aesthetic": _train_aesthetic, "scale": _scale, "simulate": _simulate, "audit": _audit, "replay": _replay,
+    "serve-reward": _serve_reward, "check-reward": _check_reward,
 }
 
 

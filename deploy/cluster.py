@@ -6,6 +6,7 @@ Consumes a `Run`, produces the three pools; waits, with a deadline, for the clus
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import logging
 import math
 import os
@@ -60,11 +61,17 @@ def connected(run: Run) -> Iterator[None]:
             ray.shutdown()
 
 
+@functools.cache
+def _token() -> str:
+    """One for all clusters of a process: Ray reads it once."""
+    return secrets.token_hex(32)
+
+
 def _private() -> dict[str, str]:
     """A cluster of our own admits nobody else: a token that only this run's processes know, and that no file holds.
     Its head never comes back once it is gone, so its processes look for it for 10 s before they leave, not 60. Its
     workers are the machine's main job: niceness 5, where Ray's 15 would leave them next to nothing beside others."""
-    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0",
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _token(), "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
             "RAY_worker_niceness": "5"}
 

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from ddpo import __version__
 
+WITH_WORDS = ("train", "compare", "eval", "simulate", "serve-reward")  # commands that take key=value
+
 
 def read(arguments: list[str] | None) -> argparse.Namespace:
     """Parse; words after an option (`train demo --check lag=1`) count as well, which argparse alone refuses."""
     options, rest = _parser().parse_known_args(arguments)
-    if options.command not in ("train", "compare", "eval", "simulate") or any(word.startswith("-") for word in rest):
+    if options.command not in WITH_WORDS or any(word.startswith("-") for word in rest):
         return _parser().parse_args(arguments)
     options.words += rest
     return options
@@ -34,6 +36,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_scale(commands)
     _add_simulate(commands)
     _add_ledger(commands)
+    _add_serve_reward(commands)
+    _add_check_reward(commands)
     commands.add_parser("recipes", help="list the recipes that ship with the program")
     return parser
 
@@ -147,6 +151,29 @@ def _add_ledger(commands: argparse._SubParsersAction) -> None:
     replay.add_argument("run", type=Path, metavar="RUN", help="a run folder, such as runs/demo")
     replay.add_argument("image", type=_whole(0), metavar="IMAGE", help="its number in the run's ledger.jsonl")
     replay.add_argument("--out", type=Path, metavar="FILE.png", help="where to (NAME-IMAGE.png)")
+
+
+def _add_serve_reward(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "serve-reward", help="score images for runs elsewhere, over HTTP",
+        usage="ddpo serve-reward KIND [key=value ...] [--host HOST] [--port N] [--token-file FILE] [--images N] "
+              "[--side N] [--megabytes N] [--room N]",
+    )
+    parser.add_argument("kind", metavar="KIND", help="of reward, as in [rewards.NAME], for example alignment")
+    parser.add_argument("words", nargs="*", metavar="key=value", help="its options, e.g. model=FOLDER, timeout=300")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; others need a token (127.0.0.1)")
+    parser.add_argument("--port", type=_whole(0), default=8000, metavar="N", help="to listen on; 0 takes any (8000)")
+    parser.add_argument("--token-file", default="", metavar="FILE", help="with the token (DDPO_REWARD_TOKEN)")
+    parser.add_argument("--images", type=_whole(1), default=256, metavar="N", help="of one request, at most (256)")
+    parser.add_argument("--side", type=_whole(1), default=2048, metavar="N", help="of an image, in pixels (2048)")
+    parser.add_argument("--megabytes", type=_whole(1), default=128, metavar="N", help="of one request (128)")
+    parser.add_argument("--room", type=_whole(1), default=8, metavar="N", help="requests in hand and waiting (8)")
+
+
+def _add_check_reward(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("check-reward", help="test a server of rewards, ours or yours, against the protocol")
+    parser.add_argument("url", metavar="URL", help="for example http://scorer:8000")
+    parser.add_argument("--token-file", default="", metavar="FILE", help="with the token (DDPO_REWARD_TOKEN)")
 
 
 def _whole(low: int) -> Callable[[str], int]:

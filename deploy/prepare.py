@@ -1,6 +1,7 @@
 """Everything about a run that can be wrong before a model is loaded, checked in one go.
 
-Consumes a `Run`, produces `Prepared`; waits for the hub where the model is named by hub name.
+Consumes a `Run`, produces `Prepared`; waits for the hub where the model is named by hub name, and for the
+servers of rewards, which say whether they are there.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ def prepare(run: Run) -> Prepared:
     prompts = _attempt(lambda: source(run.prompts), problems)
     rewards = _attempt(lambda: sources(run), problems)
     _attempt(lambda: check(run), problems)
+    if base and rewards:
+        _attempt(lambda: _reach(run, rewards, base.image_size), problems)
     shown = _shown(run, prompts or [])
     if base and prompts:
         _attempt(lambda: _check_lengths([prompt.text for prompt in [*prompts, *shown]], base), problems)
@@ -53,6 +56,13 @@ def _attempt(part: Callable[[], Any], problems: list[str]) -> Any:
     except InputError as error:
         problems.append(str(error))
         return None
+
+
+def _reach(run: Run, tokens: dict[str, str], side: int) -> None:
+    if any(reward.kind == "http" for reward in run.rewards.values()):
+        from rewards.remote import reach
+
+        reach(run, tokens, side)
 
 
 def _shown(run: Run, prompts: list[Prompt]) -> list[Prompt]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpo.config import RewardConfig, StageConfig
+from ddpo.config import RewardConfig
 from ddpo.stages import settings
 from rewards.compare import Comparer
 from rewards.describe import Describer
@@ -42,7 +42,7 @@ class Describe:
 
     def __init__(self, config: RewardConfig) -> None:
         stage = settings(config, "describe")
-        self.question, self.batch = config.question or QUESTION, _batch(stage)
+        self.question, self.batch = config.question or QUESTION, stage.batch
         self.describer = Describer(chosen(config, "model"), config.max_tokens, config.dtype, stage.device)
 
     def __call__(self, images: NDArray[np.uint8], prompts: Sequence[str], metadata: Sequence[Any]) -> list[str]:
@@ -57,7 +57,7 @@ class Compare:
 
     def __init__(self, config: RewardConfig) -> None:
         stage = settings(config, "compare")
-        self.comparer = Comparer(chosen(config, "compare"), config.layer, stage.device, _batch(stage))
+        self.comparer = Comparer(chosen(config, "compare"), config.layer, stage.device, stage.batch)
 
     def __call__(
         self, captions: Sequence[str], prompts: Sequence[str], metadata: Sequence[Any]
@@ -69,11 +69,6 @@ class Compare:
         precision, recall, f1 = (_spread(column, told, len(captions)) for column in columns)
         missing = [None if caption else SILENT for caption in captions]
         return recall, {"caption": captions, "precision": precision, "f1": f1, "missing": missing}
-
-
-def _batch(stage: RewardConfig | StageConfig) -> int:
-    """Images that a stage takes together, 0 for all; a reward that is one stage takes whole chunks."""
-    return stage.batch if isinstance(stage, StageConfig) else 0
 
 
 def _spread(values: Sequence[float], rows: Sequence[int], count: int) -> list[float | None]:

@@ -73,8 +73,12 @@ PARTS: dict[tuple[str, str], Callable[[RewardConfig], function.RewardFunction]] 
 
 
 def make(config: RewardConfig, source: str, verb: str) -> function.RewardFunction:
-    """The reward of one entry, or the stage of it that does `verb`; `source` is the text of the user's file of
-    kind = "function". Raises RewardError."""
+    """The reward of one entry, or the stage of it that does `verb`; `source` is what rewards.pool.sources read for it.
+    Raises RewardError."""
     if config.kind == "function":
         return function.load(source, config.path, config.function)
+    if config.kind == "http":
+        from rewards.remote import Remote
+
+        return Remote(config, source)
     return (KINDS[config.kind] if verb == WHOLE else PARTS[config.kind, verb])(config)

@@ -15,15 +15,20 @@ from ddpo.stages import verbs
 from ddpo.types import Images, Rollouts, Scored, Scores
 from rewards.batch import combine
 from rewards.function import read_source
+from rewards.token import read_token
 from rewards.worker import RewardWorker
 
 
 def sources(run: Run) -> dict[str, str]:
-    """The text of every user's reward file, by reward name; raises InputError."""
-    return {
-        name: read_source(reward.path, reward.function, name) if reward.kind == "function" else ""
-        for name, reward in run.rewards.items()
-    }
+    """What a worker needs from this machine's disk, by reward name: the text of a user's file, or a server's token.
+    Raises InputError."""
+    return {name: _source(name, reward) for name, reward in run.rewards.items()}
+
+
+def _source(name: str, reward: RewardConfig) -> str:
+    if reward.kind == "function":
+        return read_source(reward.path, reward.function, name)
+    return read_token(reward.token_file, f"rewards.{name}.token_file") if reward.kind == "http" else ""
 
 
 @dataclass(frozen=True)

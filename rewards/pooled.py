@@ -13,7 +13,7 @@ from typing import Any
 
 from ddpo.config import RewardConfig, Run
 from ddpo.control import Control
-from ddpo.errors import WorkerError
+from ddpo.errors import DeadlineError, WorkerError
 from ddpo.pool import Call, Gone, Poison, Pool, Size
 from ddpo.source import fingerprint
 from ddpo.stages import Stage, stages
@@ -22,7 +22,7 @@ from rewards.batch import combine
 from rewards.worker import RewardWorker
 
 GRACE = 30.0  # a worker enforces its own timeout; its pool steps in where that did not help (endless C code)
-TRIES = 3  # times that a chunk's images may be lost with their node
+TRIES = 3  # as often may a chunk take its worker with it, or its images be lost with their node
 
 
 class RewardActor(RewardWorker):
@@ -40,6 +40,7 @@ class InFlight:
     rollouts: Rollouts
     scores: Mapping[str, list[Future[Scores]]]
     config: Mapping[str, RewardConfig]
+    pools: Mapping[str, Pool]
     control: Control
     patience: float
 
@@ -47,8 +48,16 @@ class InFlight:
         """All scores of the batch; raises DeadlineError where nothing moves for `patience` seconds."""
         step, chunks = self.rollouts.prompts.step + 1, self.rollouts.chunks
         futures = [future for parts in self.scores.values() for future in parts]
-        self.control.collect([chunk.future for chunk in chunks], self.patience, f"chunks of step {step} are not drawn")
-        self.control.collect(futures, self.patience, f"chunks of step {step} are not scored")
+        try:
+            drawn = [chunk.future for chunk in chunks]
+            self.control.collect(drawn, self.patience, f"chunks of step {step} are not drawn")
+            self.control.collect(futures, self.patience, f"chunks of step {step} are not scored")
+        except DeadlineError as error:
+            states = [self.control.call(pool.state) for pool in (chunks[0].pool, *self.pools.values())]
+            raise DeadlineError(
+                f"{error} {'; '.join(map(str, states))}. Look at the workers' logs (ray logs, or the dashboard's "
+                "Actors page); for slow work raise actors.timeout or rewards.NAME.timeout."
+            ) from None
         scores = {name: [future.result() for future in parts] for name, parts in self.scores.items()}
         return combine(self.rollouts, [chunk.receipt for chunk in chunks], scores, self.config)
 
@@ -61,13 +70,13 @@ class PooledRewards:
         self.config, self.control, every = run.rewards, control, stages(run.rewards)
         self.chains = {name: [stage for stage in every if stage.reward == name] for name in run.rewards}
         longest = max(sum(stage.wants.timeout for stage in chain) for chain in self.chains.values())
-        self.patience = run.actors.timeout + longest + GRACE
+        self.patience = TRIES * (run.actors.timeout + longest + GRACE) + run.ray.timeout  # pools' deadlines come first
         self.pools = {stage.pool: self._open(stage, source[stage.reward], staff) for stage in every}
 
     def _open(self, stage: Stage, source: str, staff: Any) -> Pool:
         wants, facts = stage.wants, (stage.reward, self.config[stage.reward], source, stage.verb)
         hire = staff.hire(f"reward:{stage.pool}", RewardActor, facts, wants, wants.timeout + GRACE)
-        pool = Pool(stage.pool, hire, Size(wants.workers, max(wants.workers, wants.max_workers)))
+        pool = Pool(stage.pool, hire, Size(wants.workers, max(wants.workers, wants.max_workers)), TRIES)
         self.control.call(pool.open)
         return pool
 
@@ -82,7 +91,7 @@ class PooledRewards:
             name: [self.control.spawn(self._score(name, drawing)) for drawing in rollouts.chunks]
             for name in self.chains
         }
-        return InFlight(rollouts, scores, self.config, self.control, self.patience)
+        return InFlight(rollouts, scores, self.config, self.pools, self.control, self.patience)
 
     async def _score(self, name: str, drawing: Any) -> Scores:
         chunk = await drawing.here()

@@ -1,10 +1,10 @@
 """One reward, or one stage of it, in one process, and the guard around it.
 
-Consumes `Images`, produces `Scores`; of a reward in stages, `Images` become `Captions` and these `Scores`. Gives each at
-most its timeout. One that raises is asked again, so that a passing trouble loses nothing; one that goes on raising or
-takes too long gives no score and a reason, so that its images are masked, as is an image whose score is None; one that
-breaks its contract (another number of scores or captions, something that is no number, NaN, infinity) stops the run,
-since every number after it would be wrong.
+Consumes `Images`, produces `Scores`; of a reward in stages, `Images` become `Captions` and these `Scores`. Gives each
+at most its timeout. One that raises is asked again, so that a passing trouble loses nothing; one that goes on raising
+or takes too long gives no score and a reason, so that its images are masked, as is an image whose score is None; one
+that breaks its contract (another number of scores or captions, something that is no number, NaN, infinity) stops the
+run, since every number after it would be wrong.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 
 from ddpo.config import RewardConfig
 from ddpo.deadline import deadline
-from ddpo.errors import DeadlineError, RewardError
+from ddpo.errors import ContractError, DeadlineError, RewardError, ServerError
 from ddpo.stages import WHOLE, settings
 from ddpo.types import Captions, Images, Scores
 from rewards import function
@@ -31,8 +31,8 @@ MISSING = "missing"  # key of info: why an image's score is None
 
 
 class RewardWorker:
-    """r(x_0, c) for one entry [rewards.NAME], or the stage of it that does `verb`; `source` is the text of a user's
-    file, empty for built-in kinds."""
+    """r(x_0, c) for one entry [rewards.NAME], or the stage of it that does `verb`; `source` is what
+    rewards.pool.sources read for it."""
 
     def __init__(self, name: str, config: RewardConfig, source: str, verb: str = WHOLE) -> None:
         self.name, self.config, self.verb, self.settings = name, config, verb, settings(config, verb)
@@ -76,6 +76,8 @@ class RewardWorker:
         try:
             with deadline(self.settings.timeout, self.title), _threads(self.settings.threads):
                 answer = self._ask(chunk, seen)
+        except ContractError as error:
+            raise ContractError(f"{self.title}: {error}") from None
         except (Exception, SystemExit) as error:  # any failure of a reward means the same: no score for these images
             failures = dict.fromkeys(chunk.ids, f"{self.title} failed: {function.explain(error, self.config.path)}")
         return answer, failures, {self.verb: time.perf_counter() - start}
@@ -84,7 +86,7 @@ class RewardWorker:
         for _ in range(TRIES - 1):
             try:
                 return self._call(chunk, seen)
-            except DeadlineError:
+            except (DeadlineError, ContractError, ServerError):  # of these no second try is better than the first
                 raise
             except Exception:  # whatever it was, it may pass
                 continue

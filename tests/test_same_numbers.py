@@ -12,16 +12,18 @@ from typing import Any
 import psutil
 import pytest
 import seeing
+import strangers
 import tiny
 from learning import in_process, learn, local_pools, on_cluster
 
 from actors.sampler import Sampler
-from ddpo.config import Run
+from ddpo.config import RewardConfig, Run
 from ddpo.errors import DeliveryError
 from ddpo.runfile import parse
 from deploy import cluster
 from deploy.mailbox import scale
 from deploy.prepare import prepare
+from rewards.worker import RewardWorker
 
 STEPS = "steps=4"
 
@@ -126,6 +128,17 @@ def test_in_stages_it_gives_the_same_numbers_scaled_and_killed(seen, ray_cluster
     assert {state.name: state.low for state in states} == {"samplers": 1, "describe": 2, "compare": 1}
     assert not psutil.pid_exists(pids[0])
     assert on_ray == in_process(run) == in_process(seen("workers=1", STEPS))
+
+
+@pytest.mark.ray
+def test_a_reward_that_a_server_computes_gives_the_same_numbers_on_ray(make_run, ray_cluster, expected, monkeypatch):
+    monkeypatch.setenv("DDPO_REWARD_TOKEN", "x" * 16)
+    with strangers.serving(RewardWorker("jpeg", RewardConfig(), ""), token="x" * 16) as (url, _):
+        far = f"{{kind='http', url='{url}', workers=2, cpus=0.1, batch=3}}"
+        run = make_run(STEPS, f"rewards={{jpeg={far}}}", "name=far")
+        on_ray = on_cluster(run)
+    expected.setdefault(0, in_process(make_run(STEPS)))
+    assert on_ray == expected[0]
 
 
 @pytest.mark.ray
