@@ -34,4 +34,4 @@ class SleepingWorker:
     def score(self, images: Images) -> Scores:
         """Nought for every image."""
         time.sleep(self.seconds)
-        return Scores(images.ids, dict.fromkeys(images.ids, 0.0), {}, {}, self.seconds)
+        return Scores(images.ids, dict.fromkeys(images.ids, 0.0), {}, {}, {"score": self.seconds})

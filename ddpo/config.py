@@ -69,6 +69,21 @@ class ActorsConfig:
 
 
 @dataclass(frozen=True)
+class StageConfig:
+    """[rewards.NAME.stages.STAGE]: one stage of a reward as workers of its own, each with that stage's model alone."""
+
+    workers: int = knob(1, "processes of this stage on the cluster, at first and at least", low=1)
+    max_workers: int = knob(0, "most of them, where more would help; 0 keeps to workers", low=0)
+    batch: int = knob(0, "images of a chunk that the model takes together; 0 takes all; part of the numbers", low=0)
+    device: str = knob("auto", "auto takes cuda where there is one", choices=("auto", "cpu", "cuda"))
+    threads: int = knob(1, "CPU threads of one worker's torch; part of the numbers, so fixed here", low=1)
+    cpus: float = knob(1.0, "CPUs that Ray reserves for one worker", low=0)
+    gpus: float = knob(0.0, "GPUs that Ray reserves for one worker; fractions share one", low=0)
+    accelerator: str = knob("", 'only on nodes with this ray.io/accelerator-type, such as "T4"')
+    timeout: float = knob(120.0, "seconds this stage may take over one chunk before its images are masked", above=0)
+
+
+@dataclass(frozen=True)
 class RewardConfig:
     """[rewards.NAME]: one part of r(x, c)."""
 
@@ -99,12 +114,13 @@ class RewardConfig:
     gpus: float = knob(0.0, "GPUs that Ray reserves for one worker; fractions share one", low=0)
     accelerator: str = knob("", 'only on nodes with this ray.io/accelerator-type, such as "T4"')
     timeout: float = knob(120.0, "seconds one chunk may take before its images are masked", above=0)
+    stages: dict[str, StageConfig] = knob({}, "a table a stage makes each a pool of its own; none keeps them together")
 
 
 LANGUAGE = {"model", "max_tokens", "dtype", "device"}
 OPTIONS = {  # of [rewards.NAME] beyond those that every kind has
     "function": {"path", "function"},
-    "alignment": LANGUAGE | {"question", "compare", "layer"},
+    "alignment": LANGUAGE | {"question", "compare", "layer", "stages"},
     "satisfaction": LANGUAGE,
     "aesthetic": {"model", "head", "device"},
     "clipscore": {"model", "dtype", "device"},
@@ -114,6 +130,7 @@ OPTIONS = {  # of [rewards.NAME] beyond those that every kind has
     "http": {"url", "token_file", "batch"},
 }
 COMMON = {"kind", "weight", "workers", "max_workers", "threads", "cpus", "gpus", "accelerator", "timeout"}
+STAGES = {"alignment": ("describe", "compare")}  # in the order in which an image goes through them
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,21 @@ Consumes a `Run`, produces (key, message) pairs, each with what to write instead
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import fields
 from urllib.parse import urlsplit
 
-from ddpo.config import COMMON, OPTIONS, LearnerConfig, RewardConfig, Run, trained_timesteps, window
+from ddpo.config import (
+    COMMON,
+    OPTIONS,
+    STAGES,
+    LearnerConfig,
+    RewardConfig,
+    Run,
+    StageConfig,
+    trained_timesteps,
+    window,
+)
 
 Problems = list[tuple[str, str]]
 
@@ -54,7 +65,10 @@ def consistency(run: Run) -> Problems:
 
 def _pool_problems(run: Run) -> Problems:
     limits = [("actors.max_count", run.actors.count, run.actors.max_count)]
-    limits += [(f"rewards.{name}.max_workers", part.workers, part.max_workers) for name, part in run.rewards.items()]
+    parts: dict[str, RewardConfig | StageConfig] = {f"rewards.{name}": part for name, part in run.rewards.items()}
+    parts |= {f"{key}.stages.{name}": stage for key, part in [*parts.items()]
+              if isinstance(part, RewardConfig) for name, stage in part.stages.items()}
+    limits += [(f"{key}.max_workers", part.workers, part.max_workers) for key, part in parts.items()]
     return [
         (key, f"{most} is less than the {least} to begin with; write {least} or more, or 0 to keep to {least}")
         for key, least, most in limits if 0 < most < least
@@ -95,7 +109,7 @@ def _reward_problems(run: Run) -> Problems:
                                                     "http://scorer:8000"))
         if reward.dtype == "4bit" and OPTIONS.get(reward.kind, set()) & {"dtype", "max_tokens"} == {"dtype"}:
             problems.append((f"rewards.{name}.dtype", '"4bit" is for language models; write "float16" or "auto"'))
-        problems += _foreign_options(name, reward)
+        problems += _foreign_options(name, reward) + _stage_problems(f"rewards.{name}", reward)
     return problems
 
 
@@ -109,10 +123,39 @@ def _server(url: str) -> bool:
     return named and "@" not in parts.netloc and not parts.query and not parts.fragment
 
 
+def _stage_problems(key: str, reward: RewardConfig) -> Problems:
+    """Stages that the kind has not, stages without a table, and what has no effect beside them."""
+    known, given = STAGES.get(reward.kind, ()), reward.stages
+    if not given or not known:
+        return []
+    if unknown := [(f"{key}.stages.{stage}", _no_stage(stage, known)) for stage in given if stage not in known]:
+        return unknown
+    missing = [
+        (f"{key}.stages", f"{stage} has no table, and a reward's stages are all pools of their own or none is; write "
+                          f"[{key}.stages.{stage}] as well") for stage in known if stage not in given
+    ]
+    moved = [
+        f.name for f in fields(StageConfig) if f.name in COMMON | OPTIONS[reward.kind]
+        and getattr(reward, f.name) != f.default
+    ]
+    return missing + [
+        (f"{key}.{name}", "would be without effect beside stages, which have their own; write it in "
+                          + " or ".join(f"[{key}.stages.{stage}]" for stage in known)) for name in moved
+    ]
+
+
+def _no_stage(stage: str, known: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(stage, known, n=1)
+    return f'unknown stage; did you mean "{close[0]}"?' if close else f"unknown stage; the stages: {', '.join(known)}"
+
+
 def _foreign_options(name: str, reward: RewardConfig) -> Problems:
     """An option of another kind would be silently without effect."""
     usable = COMMON | OPTIONS.get(reward.kind, set())
-    changed = [f.name for f in fields(reward) if getattr(reward, f.name) != f.default and f.name not in usable]
+    plain = RewardConfig()
+    changed = [
+        f.name for f in fields(reward) if getattr(reward, f.name) != getattr(plain, f.name) and f.name not in usable
+    ]
     known = ", ".join(sorted(usable - {"kind"}))
     return [(f"rewards.{name}.{key}", f'kind = "{reward.kind}" has no {key}; it has: {known}') for key in changed]
 

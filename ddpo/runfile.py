@@ -100,10 +100,14 @@ def _table(hint: Any, value: Any, key: str, problems: Problems) -> Any:
     if typing.get_origin(hint) is not dict:
         return _build(hint, value, f"{key}.", problems)
     if not all(isinstance(part, Mapping) for part in value.values()):
-        problems.append((key, f"write a table per entry, for example [{key}.jpeg]"))
+        problems.append((key, f"write a table per entry, for example [{key}.{_example(key)}]"))
         return {}
     inner = typing.get_args(hint)[1]
     return {name: _build(inner, part, f"{key}.{name}.", problems) for name, part in value.items()}
+
+
+def _example(key: str) -> str:
+    return "describe" if key.endswith(".stages") else "jpeg"
 
 
 def _fits(hint: Any, value: Any) -> bool:

@@ -116,14 +116,32 @@ class Rollouts:
 
 
 @dataclass(frozen=True)
+class Captions:
+    """describe -> compare: a text per image in the order of ids, or for all of them the reason why there is none.
+
+    seconds: as in Scores
+    """
+
+    ids: tuple[int, ...]
+    text: tuple[str, ...]
+    metadata: tuple[Metadata, ...]
+    captions: tuple[str, ...]
+    failures: Mapping[int, str]
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Scores:
-    """A reward worker -> driver: one value per image, or the reason why there is none (never both)."""
+    """A reward worker -> driver: one value per image, or the reason why there is none (never both).
+
+    seconds: of every stage that worked on it, "score" where the reward is one
+    """
 
     ids: tuple[int, ...]
     values: Mapping[int, float]
     failures: Mapping[int, str]
     info: Mapping[str, Sequence[Any]]
-    seconds: float
+    seconds: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -136,7 +154,7 @@ class Scored:
     masked:     image id -> reason; these images are not trained on
     receipts:   who drew each chunk
     chunks:     where the trajectories are, as in Rollouts
-    seconds:    "sample", "score" and "score NAME" of every reward, summed over workers
+    seconds:    "sample", "score" and "score POOL" of every pool of reward workers, summed over workers
     """
 
     prompts: Prompts

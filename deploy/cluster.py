@@ -21,6 +21,7 @@ from ddpo.config import Run
 from ddpo.control import Control, ControlThread
 from ddpo.errors import DeadlineError, InputError, WorkerError
 from ddpo.pool import Pool
+from ddpo.stages import stages
 from ddpo.types import Images, Rollouts
 from deploy.interrupt import undisturbed, whole
 from deploy.prepare import Prepared
@@ -131,7 +132,7 @@ def _knock(address: str) -> None:
 
 def _sum(run: Run, kind: str) -> int:
     """All that the run reserves of "cpus" or "gpus", rounded up."""
-    rewards = sum(reward.workers * getattr(reward, kind) for reward in run.rewards.values())
+    rewards = sum(stage.wants.workers * getattr(stage.wants, kind) for stage in stages(run.rewards))
     return math.ceil(run.actors.count * getattr(run.actors, kind) + rewards + getattr(run.learner, kind))
 
 

@@ -14,6 +14,7 @@ from actors.prompts import fixed, source
 from ddpo.base import BaseModel, find
 from ddpo.config import LearnerConfig, Run, plain, trained_timesteps
 from ddpo.errors import InputError
+from ddpo.stages import stages
 from ddpo.types import Prompt, Prompts
 from rewards.locate import check
 from rewards.pool import sources
@@ -98,9 +99,13 @@ def arithmetic(prepared: Prepared) -> list[tuple[str, str]]:
                      f"{_proximal(run.learner)}"),
         ("clip", clip(prepared)),
         ("trajectories", f"{chain / 1e6:.3g} MB an image, {chain * images * (run.lag + 1) / 1e6:.4g} MB in flight"),
-        ("processes", f"{run.actors.count} samplers, {sum(r.workers for r in run.rewards.values())} reward workers, "
-                      f"1 learner; batches are trained {run.lag} updates late"),
+        ("processes", f"{run.actors.count} samplers, {_reward_workers(run)} reward workers, 1 learner; "
+                      f"batches are trained {run.lag} updates late"),
     ]
+
+
+def _reward_workers(run: Run) -> int:
+    return sum(stage.wants.workers for stage in stages(run.rewards))
 
 
 def _proximal(learner: LearnerConfig) -> str:

@@ -22,6 +22,7 @@ from ddpo.base import BaseModel
 from ddpo.config import Run
 from ddpo.errors import InputError
 from ddpo.pool import Call, Pool
+from ddpo.stages import stages
 from ddpo.types import Policy, Prompt, Receipt, Report, Scored, Scores
 from deploy.prepare import Prepared, prepare
 from deploy.recipes import find
@@ -36,7 +37,7 @@ NOTHING: dict[str, Any] = dict.fromkeys((part.name for part in dataclasses.field
 class Times:
     """Seconds of the stages, and what moving costs.
 
-    sample, rewards: of one chunk; learn: of one step; call: of the driver, for one call of a worker
+    sample, rewards: of one chunk, of rewards by pool; learn: of one step; call: of the driver, for one call of a worker
     bandwidth: bytes a second into one node; policy, chunk: bytes of a policy and of a chunk's trajectory
     """
 
@@ -90,7 +91,7 @@ class Sleeper:
     async def run(self, call: Call) -> list[Any]:
         """Sleep as long as the stage takes, after the policy has come where it is new."""
         await self.driver.spend()
-        if call.method == "score":
+        if call.method != "sample":
             await asyncio.sleep(self.seconds)
             return [call.arguments[0]]
         part, policy = call.arguments
@@ -99,7 +100,7 @@ class Sleeper:
             await asyncio.sleep(self.times.policy / self.times.bandwidth)
         await asyncio.sleep(self.seconds)
         ids, zeros = part.ids, np.zeros(len(part.ids))
-        scores = Scores(ids, dict.fromkeys(ids, 0.0), {}, {}, self.seconds)
+        scores = Scores(ids, dict.fromkeys(ids, 0.0), {}, {}, {})
         return [scores, None, Receipt(ids, policy.version, policy.digest, self.seconds, zeros, ())]
 
     def kill(self) -> None:
@@ -182,13 +183,13 @@ def _outcome(
 
 
 def table(
-    words: Sequence[str], stages: Sequence[str], samplers: str, call: float, bandwidth: float
+    words: Sequence[str], spent: Sequence[str], samplers: str, call: float, bandwidth: float
 ) -> Iterator[str]:
     """Lines of a table, one for every number of samplers; raises InputError."""
     recipe = next((word for word in words if "=" not in word), "")
     changes = [word for word in words if word != recipe]
     prepared = prepare(find(recipe, changes))
-    times = _times(prepared, stages, call, bandwidth)
+    times = _times(prepared, spent, call, bandwidth)
     yield "samplers  s/step   images/s  lag   GB/step  driver  idle"
     for count in _counts(samplers, prepared.run.actors.count):
         found = simulate(find(recipe, [*changes, f"actors.count={count}"]), prepared.base, prepared.prompts, times)
@@ -204,16 +205,17 @@ def _counts(samplers: str, default: int) -> list[int]:
         raise InputError(f"--samplers {samplers}: write numbers with commas between them, such as 1,8,64.") from None
 
 
-def _times(prepared: Prepared, stages: Sequence[str], call: float, bandwidth: float) -> Times:
+def _times(prepared: Prepared, spent: Sequence[str], call: float, bandwidth: float) -> Times:
     """What was given on the command line; raises InputError where a stage has no time."""
     given: dict[str, float] = {}
-    for stage in stages:
+    for stage in spent:
         name, _, seconds = stage.partition("=")
         try:
             given[name] = float(seconds)
         except ValueError:
             raise InputError(f"--time {stage}: write STAGE=SECONDS, such as sample=25.") from None
-    needed = ["sample", "learn", *prepared.run.rewards]
+    pools = [stage.pool for stage in stages(prepared.run.rewards)]
+    needed = ["sample", "learn", *pools]
     if set(given) != set(needed):
         raise InputError(
             f"--time is needed for {', '.join(needed)}, and for nothing else; given: {', '.join(given) or 'none'}. The "
@@ -221,5 +223,5 @@ def _times(prepared: Prepared, stages: Sequence[str], call: float, bandwidth: fl
         )
     base, batch = prepared.base, prepared.run.actors.batch
     chunk = (prepared.run.policy.steps + 1) * base.latent_size * 4.0 * batch
-    rewards = {name: given[name] for name in prepared.run.rewards}
+    rewards = {name: given[name] for name in pools}
     return Times(given["sample"], given["learn"], rewards, call, bandwidth, POLICY, chunk)

@@ -12,6 +12,7 @@ import numpy as np
 
 from ddpo.config import RewardConfig
 from ddpo.errors import RewardError
+from ddpo.stages import stages
 from ddpo.types import Receipt, Rollouts, Scored, Scores
 
 
@@ -44,8 +45,11 @@ def combine(
     total[[image in masked for image in ids]] = np.nan
     seconds = {
         "sample": sum(receipt.seconds for receipt in receipts),
-        "score": sum(part.seconds for chunks in scores.values() for part in chunks),
-        **{f"score {name}": sum(part.seconds for part in chunks) for name, chunks in scores.items()},
+        "score": sum(sum(part.seconds.values()) for chunks in scores.values() for part in chunks),
+        **{
+            f"score {stage.pool}": sum(part.seconds.get(stage.verb, 0.0) for part in scores[stage.reward])
+            for stage in stages(config)
+        },
     }
     info = {name: _info(ids, chunks) for name, chunks in scores.items()}
     return Scored(rollouts.prompts, total, parts, info, masked, receipts, rollouts.chunks, seconds)

@@ -15,17 +15,21 @@ import torch
 from rewards.locate import locate
 from rewards.models import loading, place
 
+BATCH = 64  # bert-score's own
+
 
 class Comparer:
-    """bert-score with a model by folder or hub name. `layer` 0 takes the layer that bert-score tuned for the name."""
+    """bert-score with a model by folder or hub name. `layer` 0 takes the layer that bert-score tuned for the name,
+    `batch` 0 as many texts together as bert-score does by itself."""
 
-    def __init__(self, model: str, layer: int, device: str) -> None:
+    def __init__(self, model: str, layer: int, device: str, batch: int = 0) -> None:
         with loading(model, "a BERTScore model (an encoder and its tokenizer; a folder needs a layer > 0)"):
             from bert_score import BERTScorer
 
             logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)
             self.scorer: Any = BERTScorer(
-                model_type=locate(model), num_layers=layer or None, device=str(place(device)), use_fast_tokenizer=True
+                model_type=locate(model), num_layers=layer or None, device=str(place(device)), use_fast_tokenizer=True,
+                batch_size=batch or BATCH,
             )
         self._limit()
 

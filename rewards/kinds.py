@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ddpo.config import RewardConfig
+from ddpo.stages import WHOLE
 from rewards import diversity, function, jpeg
 
 
@@ -13,6 +14,18 @@ def _alignment(config: RewardConfig) -> Any:
     from rewards.alignment import Alignment
 
     return Alignment(config)
+
+
+def _describe(config: RewardConfig) -> Any:
+    from rewards.alignment import Describe
+
+    return Describe(config)
+
+
+def _compare(config: RewardConfig) -> Any:
+    from rewards.alignment import Compare
+
+    return Compare(config)
 
 
 def _satisfaction(config: RewardConfig) -> Any:
@@ -53,12 +66,19 @@ KINDS: dict[str, Callable[[RewardConfig], function.RewardFunction]] = {
 }
 
 
-def make(config: RewardConfig, source: str) -> function.RewardFunction:
-    """The reward of one entry; `source` is what rewards.pool.sources read for it. Raises RewardError."""
+PARTS: dict[tuple[str, str], Callable[[RewardConfig], function.RewardFunction]] = {
+    ("alignment", "describe"): _describe,
+    ("alignment", "compare"): _compare,
+}
+
+
+def make(config: RewardConfig, source: str, verb: str) -> function.RewardFunction:
+    """The reward of one entry, or the stage of it that does `verb`; `source` is what rewards.pool.sources read for it.
+    Raises RewardError."""
     if config.kind == "function":
         return function.load(source, config.path, config.function)
     if config.kind == "http":
         from rewards.remote import Remote
 
         return Remote(config, source)
-    return KINDS[config.kind](config)
+    return (KINDS[config.kind] if verb == WHOLE else PARTS[config.kind, verb])(config)

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from ddpo.config import RewardConfig, Run
-from ddpo.types import Rollouts, Scored
+from ddpo.stages import verbs
+from ddpo.types import Images, Rollouts, Scored, Scores
 from rewards.batch import combine
 from rewards.function import read_source
 from rewards.token import read_token
@@ -40,18 +42,33 @@ class Ready:
         return self.scored
 
 
+class LocalReward:
+    """One reward in this process, with a worker for every stage that is a pool on a cluster."""
+
+    def __init__(self, name: str, config: RewardConfig, source: str) -> None:
+        self.config = config
+        self.workers = {verb: RewardWorker(name, config, source, verb) for verb in verbs(config)}
+
+    def score(self, images: Images) -> Scores:
+        """Take one chunk through all stages; raises RewardError where a contract is broken."""
+        made: Any = images
+        for verb, worker in self.workers.items():
+            made = getattr(worker, verb)(made)
+        return made
+
+
 class LocalRewards:
-    """One worker per reward in this process."""
+    """All rewards in this process."""
 
     workers: Mapping[str, int] = MappingProxyType({})  # none but this process
 
     def __init__(self, run: Run, source: dict[str, str]) -> None:
         self.config = run.rewards
-        self.scorers = {name: RewardWorker(name, reward, source[name]) for name, reward in run.rewards.items()}
+        self.scorers = {name: LocalReward(name, reward, source[name]) for name, reward in run.rewards.items()}
 
     def score(self, rollouts: Rollouts) -> Ready:
         """Score all chunks, one after the other."""
         scores = {
-            name: [worker.score(chunk.images) for chunk in rollouts.chunks] for name, worker in self.scorers.items()
+            name: [scorer.score(chunk.images) for chunk in rollouts.chunks] for name, scorer in self.scorers.items()
         }
         return Ready(combine(rollouts, [chunk.receipt for chunk in rollouts.chunks], scores, self.config))

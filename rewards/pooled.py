@@ -17,7 +17,8 @@ from ddpo.deadline import stacks_after
 from ddpo.errors import DeadlineError, WorkerError
 from ddpo.pool import Call, Gone, Poison, Pool, Size
 from ddpo.source import fingerprint
-from ddpo.types import Images, Rollouts, Scored, Scores
+from ddpo.stages import Stage, stages
+from ddpo.types import Captions, Images, Rollouts, Scored, Scores
 from rewards.batch import combine
 from rewards.worker import RewardWorker
 
@@ -32,10 +33,10 @@ class RewardActor(RewardWorker):
         """Of the sources on its node."""
         return fingerprint()
 
-    def score(self, images: Images) -> Scores:
+    def _guarded(self, chunk: Images | Captions, seen: Any) -> tuple[Any, dict[int, str], dict[str, float]]:
         """As RewardWorker's; where no timeout helps, its stacks are in its log before the pool ends it."""
-        with stacks_after(self.config.timeout + GRACE / 2):
-            return super().score(images)
+        with stacks_after(self.settings.timeout + GRACE / 2):
+            return super()._guarded(chunk, seen)
 
 
 @dataclass(frozen=True)
@@ -68,29 +69,33 @@ class InFlight:
 
 
 class PooledRewards:
-    """A pool for every reward, from `workers` to `max_workers`; scores do not depend on which worker gives them."""
+    """A pool for every stage of every reward, from `workers` to `max_workers`; scores do not depend on which worker
+    gives them."""
 
     def __init__(self, run: Run, source: dict[str, str], control: Control, staff: Any) -> None:
-        self.config, self.control = run.rewards, control
-        slowest = run.actors.timeout + max(reward.timeout for reward in run.rewards.values()) + GRACE
-        self.patience = TRIES * slowest + run.ray.timeout  # the pools' own deadlines come first
-        self.pools = {name: self._open(name, reward, source[name], staff) for name, reward in run.rewards.items()}
+        self.config, self.control, every = run.rewards, control, stages(run.rewards)
+        self.chains = {name: [stage for stage in every if stage.reward == name] for name in run.rewards}
+        longest = max(sum(stage.wants.timeout for stage in chain) for chain in self.chains.values())
+        self.patience = TRIES * (run.actors.timeout + longest + GRACE) + run.ray.timeout  # pools' deadlines come first
+        self.pools = {stage.pool: self._open(stage, source[stage.reward], staff) for stage in every}
 
-    def _open(self, name: str, reward: RewardConfig, source: str, staff: Any) -> Pool:
-        hire = staff.hire(f"reward:{name}", RewardActor, (name, reward, source), reward, reward.timeout + GRACE)
-        pool = Pool(name, hire, Size(reward.workers, max(reward.workers, reward.max_workers)), TRIES)
+    def _open(self, stage: Stage, source: str, staff: Any) -> Pool:
+        wants, facts = stage.wants, (stage.reward, self.config[stage.reward], source, stage.verb)
+        hire = staff.hire(f"reward:{stage.pool}", RewardActor, facts, wants, wants.timeout + GRACE)
+        pool = Pool(stage.pool, hire, Size(wants.workers, max(wants.workers, wants.max_workers)), TRIES)
         self.control.call(pool.open)
         return pool
 
     @property
     def workers(self) -> dict[str, int]:
-        """How many workers every reward has now."""
+        """How many workers every pool has now."""
         return {name: self.control.call(pool.state).workers for name, pool in self.pools.items()}
 
     def score(self, rollouts: Rollouts) -> InFlight:
         """Have every chunk scored by every reward as soon as it is drawn; returns at once."""
         scores = {
-            name: [self.control.spawn(self._score(name, drawing)) for drawing in rollouts.chunks] for name in self.pools
+            name: [self.control.spawn(self._score(name, drawing)) for drawing in rollouts.chunks]
+            for name in self.chains
         }
         return InFlight(rollouts, scores, self.config, self.pools, self.control, self.patience)
 
@@ -98,11 +103,18 @@ class PooledRewards:
         chunk = await drawing.here()
         for _ in range(TRIES):
             try:
-                scores, = await self.pools[name].submit(Call("score", (chunk.images,), 1, f"score:{name}"))
-                return scores
+                return await self._through(self.chains[name], chunk.images)
             except Gone:
                 chunk = await drawing.again(chunk)
             except Poison as poison:
                 reason = f"reward {name!r}: {poison}"
-                return Scores(chunk.receipt.ids, {}, dict.fromkeys(chunk.receipt.ids, reason), {}, 0.0)
+                return Scores(chunk.receipt.ids, {}, dict.fromkeys(chunk.receipt.ids, reason), {}, {})
         raise WorkerError(f"the images of a chunk were lost with their node {TRIES} times before {name!r} scored them.")
+
+    async def _through(self, chain: list[Stage], images: Any) -> Scores:
+        """Only the first stage fetches the images; what it makes of them is small and comes by way of the driver."""
+        made = images
+        for stage in chain:
+            call = Call(stage.verb, (made,), 1, f"{stage.verb}:{stage.reward}")
+            made, = await self.pools[stage.pool].submit(call)
+        return made

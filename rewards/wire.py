@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddpo.errors import DdpoError
+from ddpo.stages import WHOLE
 from ddpo.types import Images, Scores
 
 PROTOCOL = "ddpo-reward/1"
@@ -79,7 +80,7 @@ def pack_answer(scores: Scores) -> bytes:
     body = _pack({
         "protocol": PROTOCOL, "ids": list(scores.ids), "values": [scores.values.get(image) for image in scores.ids],
         "failures": [scores.failures.get(image) for image in scores.ids],
-        "info": {key: list(values) for key, values in scores.info.items()}, "seconds": scores.seconds,
+        "info": {key: list(values) for key, values in scores.info.items()}, "seconds": sum(scores.seconds.values()),
     })
     _check(len(body) <= WORDS, f"an answer of {len(body)} bytes; the limit is {WORDS}")
     return body
@@ -98,7 +99,8 @@ def unpack_answer(body: bytes, ids: Sequence[int]) -> Scores:
     _check(_finite(table["seconds"]) and table["seconds"] >= 0, "seconds is no number of 0 or more")
     return Scores(
         tuple(ids), {image: float(v) for image, v in zip(ids, values, strict=True) if v is not None},
-        {image: f for image, f in zip(ids, failures, strict=True) if f is not None}, info, float(table["seconds"]),
+        {image: f for image, f in zip(ids, failures, strict=True) if f is not None}, info,
+        {WHOLE: float(table["seconds"])},
     )
 
 

@@ -17,10 +17,11 @@ import tiny
 from learning import in_process, learn, local_pools, on_cluster
 
 from actors.sampler import Sampler
-from ddpo.config import RewardConfig
+from ddpo.config import RewardConfig, Run
 from ddpo.errors import DeliveryError
 from ddpo.runfile import parse
 from deploy import cluster
+from deploy.mailbox import scale
 from deploy.prepare import prepare
 from rewards.worker import RewardWorker
 
@@ -96,13 +97,37 @@ def test_on_ray_and_in_one_process_alike(make_run, ray_cluster, expected, lag, s
     assert on_ray == expected[lag]
 
 
+@pytest.fixture
+def seen(make_run: Callable[..., Run], tmp_path: Path) -> Callable[..., Run]:
+    """seen(workers, ...): a run whose reward describes and compares; `workers` is TOML of its pools."""
+    llava, bert = seeing.llava(tmp_path / "llava"), seeing.bert(tmp_path / "bert")
+    facts = f"kind='alignment', model='{llava}', compare='{bert}', layer=1, max_tokens=4"
+    return lambda workers, *more: make_run("lag=1", f"rewards={{seen={{{facts}, {workers}}}}}", *more)
+
+
 @pytest.mark.ray
 @pytest.mark.parametrize("algorithm", ["ddpo-is", "rwr"])
-def test_a_reward_that_is_a_model_gives_the_same_numbers_on_ray(make_run, ray_cluster, tmp_path, algorithm):
-    llava, bert = seeing.llava(tmp_path / "llava"), seeing.bert(tmp_path / "bert")
-    seen = f"{{kind='alignment', model='{llava}', compare='{bert}', layer=1, max_tokens=4, workers=2}}"
-    run = make_run("lag=1", f"rewards={{seen={seen}}}", f"learner.algorithm={algorithm}", f"name=seen-{algorithm}")
+def test_a_reward_that_is_a_model_gives_the_same_numbers_on_ray(seen, ray_cluster, algorithm):
+    run = seen("workers=2", f"learner.algorithm={algorithm}", f"name=seen-{algorithm}")
     assert on_cluster(run) == in_process(run)
+
+
+@pytest.mark.ray
+def test_in_stages_it_gives_the_same_numbers_scaled_and_killed(seen, ray_cluster):
+    run, states, pids = seen("stages={describe={}, compare={}}", STEPS, "name=stages"), [], []
+
+    def disturb(scored: Any, report: Any) -> None:
+        assert not scored.masked
+        if report.version == 1:
+            states.extend(scale("stages", ["describe=2"]))
+        if report.version == 2:
+            pids.append(_pid("stages/reward:describe-0"))
+            os.kill(pids[0], signal.SIGKILL)
+
+    on_ray = on_cluster(run, disturb)
+    assert {state.name: state.low for state in states} == {"samplers": 1, "describe": 2, "compare": 1}
+    assert not psutil.pid_exists(pids[0])
+    assert on_ray == in_process(run) == in_process(seen("workers=1", STEPS))
 
 
 @pytest.mark.ray

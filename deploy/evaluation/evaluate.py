@@ -28,8 +28,7 @@ from deploy.log import clock
 from deploy.sample import run_of
 from deploy.train import latest_checkpoint
 from rewards.locate import check
-from rewards.pool import sources
-from rewards.worker import RewardWorker
+from rewards.pool import LocalReward, sources
 
 MAY_CHANGE = ("rewards.", "policy.base=", "policy.device=")
 
@@ -59,7 +58,7 @@ def evaluate(request: Request) -> Path:
     check(config)
     _check_lengths(suites, base)
     out = _folder(folder, request.out)
-    workers = {name: RewardWorker(name, reward, texts[name]) for name, reward in config.rewards.items()}
+    workers = {name: LocalReward(name, reward, texts[name]) for name, reward in config.rewards.items()}
     models, drawn_by = Models(folder, config, base), samplers(config, request.deploy_steps)
     evaluation = Evaluation(out, _facts(folder, config, request))
     progress = Progress(suites, drawn_by, request.images)

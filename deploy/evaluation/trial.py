@@ -21,7 +21,7 @@ from deploy.evaluation.models import BASE, POLICIES, TUNED, Models, Sampler
 from deploy.evaluation.paired import difference
 from deploy.evaluation.suites import Suite
 from rewards.batch import combine
-from rewards.worker import RewardWorker
+from rewards.pool import LocalReward
 
 Tick = Callable[[int], None]  # told how many denoising steps of images were done
 
@@ -53,7 +53,7 @@ def noise(suite: Suite, count: int, seed: int) -> Prompts:
 
 
 def trial(
-    suite: Suite, sampler: Sampler, prompts: Prompts, models: Models, workers: Mapping[str, RewardWorker], tick: Tick
+    suite: Suite, sampler: Sampler, prompts: Prompts, models: Models, workers: Mapping[str, LocalReward], tick: Tick
 ) -> Trial:
     """Draw and score both sides, chunk by chunk as in the run; "satisfaction" is asked where there are questions."""
     asked = {
@@ -78,7 +78,7 @@ def _draw(policy: str, prompts: Prompts, sampler: Sampler, models: Models, tick:
     return chunks
 
 
-def _score(prompts: Prompts, chunks: list[Chunk], workers: Mapping[str, RewardWorker]) -> Scored:
+def _score(prompts: Prompts, chunks: list[Chunk], workers: Mapping[str, LocalReward]) -> Scored:
     """Here no reward is only watched: of each it is told which images it left without a score."""
     config: dict[str, RewardConfig] = {name: replace(worker.config, weight=1.0) for name, worker in workers.items()}
     scores = {name: [worker.score(chunk.images) for chunk in chunks] for name, worker in workers.items()}

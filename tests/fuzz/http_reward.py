@@ -54,7 +54,7 @@ IMAGES = strangers.images(3)
 GOOD = pack_request(IMAGES)
 MESSAGES = 20  # damaged messages of each kind in one round: they cost little
 DESCRIPTION = pack_description(Description("x", "alignment", 120.0, Limits()))
-ANSWER = pack_answer(Scores((0, 1, 2), {0: 1.0, 2: 3.0}, {1: "too dark"}, {"word": ["a", None, "c"]}, 0.1))
+ANSWER = pack_answer(Scores((0, 1, 2), {0: 1.0, 2: 3.0}, {1: "too dark"}, {"word": ["a", None, "c"]}, {"score": 0.1}))
 HEADERS = (
     "Content-Length: 5", "Content-Length: -1", "Content-Length: 99999999999999999999", "Transfer-Encoding: chunked",
     "Content-Encoding: gzip", "Content-Type: text/plain", "Expect: 100-continue", "Connection: upgrade",

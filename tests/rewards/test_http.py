@@ -202,7 +202,7 @@ def failures(url: str, **options: object) -> str:
     return scores.failures[0]
 
 
-GOOD = pack_answer(Scores((0, 1, 2), {0: 1.0, 1: 2.0, 2: 3.0}, {}, {}, 0.1))
+GOOD = pack_answer(Scores((0, 1, 2), {0: 1.0, 1: 2.0, 2: 3.0}, {}, {}, {"score": 0.1}))
 BUSY = strangers.answer(503, b"busy", "text/plain")
 
 

@@ -125,7 +125,7 @@ def test_one_missing_part_masks_the_image_and_all_missing_stops():
     config = {"a": RewardConfig(), "b": RewardConfig()}
     good = worker("def reward(i, p, m): return [1, 2], {}").score(IMAGES)
     bad = worker("def reward(i, p, m): raise ValueError('never')").score(IMAGES)
-    half = type(bad)(bad.ids, {6: 1.0}, {5: "reward 'b' failed"}, {}, 0.0)
+    half = type(bad)(bad.ids, {6: 1.0}, {5: "reward 'b' failed"}, {}, {})
     scored = combine(*rollouts(), {"a": [good], "b": [half]}, config)
     assert scored.masked == {5: "reward 'b' failed"} and scored.kept_B.tolist() == [False, True]
     assert np.isnan(scored.rewards_B[0]) and scored.rewards_B[1] == 3.0

@@ -59,7 +59,7 @@ def answers(draw: Any) -> Scores:
     return Scores(
         tuple(named), {image: value for image, value in given.items() if isinstance(value, float)},
         {image: value for image, value in given.items() if isinstance(value, str)}, info,
-        draw(st.floats(0, 1e6)),
+        {"score": draw(st.floats(0, 1e6))},
     )
 
 
@@ -90,7 +90,7 @@ def test_a_description_arrives_as_it_was_sent():
 
 
 GOOD_REQUEST = pack_request(strangers.images(2))
-GOOD_ANSWER = pack_answer(Scores((0, 1), {0: 1.5}, {1: "too dark"}, {"word": ["a", None]}, 0.25))
+GOOD_ANSWER = pack_answer(Scores((0, 1), {0: 1.5}, {1: "too dark"}, {"word": ["a", None]}, {"score": 0.25}))
 
 
 @quickly
@@ -191,4 +191,4 @@ def test_a_bomb_costs_no_more_than_its_bytes(bomb, key):
 
 def test_an_answer_has_a_limit_that_its_maker_meets_first():
     with pytest.raises(WireError, match="the limit is"):
-        pack_answer(Scores((0,), {0: 1.0}, {}, {"caption": ["x" * WORDS]}, 0.0))
+        pack_answer(Scores((0,), {0: 1.0}, {}, {"caption": ["x" * WORDS]}, {}))
