@@ -89,8 +89,12 @@ def arithmetic(prepared: Prepared) -> list[tuple[str, str]]:
         ("clip", clip(prepared)),
         ("trajectories", f"{chain / 1e6:.3g} MB an image, {chain * images * (run.lag + 1) / 1e6:.4g} MB in flight"),
         ("processes", f"{run.actors.count} samplers, {sum(r.workers for r in run.rewards.values())} reward workers, "
-                      f"1 learner; batches are trained {run.lag} updates late"),
+                      f"{_ranks(run.learner)}; batches are trained {run.lag} updates late"),
     ]
+
+
+def _ranks(learner: LearnerConfig) -> str:
+    return "1 learner" if learner.ranks == 1 else f"{learner.ranks} ranks of the learner"
 
 
 def _proximal(learner: LearnerConfig) -> str:
