@@ -125,7 +125,8 @@ def _knock(address: str) -> None:
 def _sum(run: Run, kind: str) -> int:
     """All that the run reserves of "cpus" or "gpus", rounded up."""
     rewards = sum(reward.workers * getattr(reward, kind) for reward in run.rewards.values())
-    return math.ceil(run.actors.count * getattr(run.actors, kind) + rewards + getattr(run.learner, kind))
+    learner = run.learner.ranks * getattr(run.learner, kind)
+    return math.ceil(run.actors.count * getattr(run.actors, kind) + rewards + learner)
 
 
 @contextmanager
@@ -137,10 +138,9 @@ def pools(prepared: Prepared) -> Iterator[tuple[Any, Any, Any]]:
     from learner.ray_group import RayLearner
     from rewards.pooled import PooledRewards
 
-    run, base, control = prepared.run, prepared.base, ControlThread()
-    staff = Staff(run.name, _environment)
+    run, base, staff = prepared.run, prepared.base, Staff(prepared.run.name, _environment)
+    learner, control = RayLearner(run, base, _environment(run.learner.threads)), ControlThread()
     try:
-        learner = RayLearner(run, base, _environment(run.learner.threads))
         samplers = PooledSamplers(run, base, control, staff)
         rewards = PooledRewards(run, prepared.reward_sources, control, staff)
         crews = {pool.name: pool for pool in (samplers.pool, *rewards.pools.values())}
@@ -150,6 +150,7 @@ def pools(prepared: Prepared) -> Iterator[tuple[Any, Any, Any]]:
     finally:
         with undisturbed():
             control.close()
+            learner.close()
 
 
 def images(rollouts: Rollouts) -> list[Images]:
@@ -176,8 +177,9 @@ def _await_start(run: Run, control: Control, pools: list[Pool], learner: Any) ->
     from deploy.staff import same_sources
 
     up = {pool.name: control.spawn(pool.staffed()) for pool in pools}
-    up["learner"] = control.spawn(same_sources(learner.started))
-    done, missing = concurrent.futures.wait(up.values(), timeout=run.ray.timeout, return_when=FIRST_EXCEPTION)
+    ranks = [control.spawn(same_sources(started)) for started in learner.started]
+    everyone = [*up.values(), *ranks]
+    done, missing = concurrent.futures.wait(everyone, timeout=run.ray.timeout, return_when=FIRST_EXCEPTION)
     for future in done:
         future.result()
     if missing:
@@ -185,7 +187,7 @@ def _await_start(run: Run, control: Control, pools: list[Pool], learner: Any) ->
 
         states = [pool.state() for pool in pools if up[pool.name] in missing]
         waiting = [f"{state.starting} of {state.target} {state.name}" for state in states]
-        waiting += ["the learner"] * (up["learner"] in missing)
+        waiting += ["the learner"] * any(rank in missing for rank in ranks)
         raise DeadlineError(
             f"after ray.timeout = {run.ray.timeout:g} s the cluster has not started {', '.join(waiting)}. It has "
             f"{_resources(ray.cluster_resources())}, free now {_resources(ray.available_resources())}. Add nodes, or "
