@@ -99,10 +99,11 @@ class Learner:
         told = self.ranks.gather({"digest": self._policy.digest, "tally": asdict(tally)})
         digests = [one["digest"] for one in told]
         if len(set(digests)) > 1:
+            held = ", ".join(digest[:12] for digest in digests)
             raise DeliveryError(
-                f"after step {self.step} the learner's ranks hold different weights ({', '.join(d[:12] for d in digests)}"
-                "); they are one learner only while these are equal, bit for bit. Give all ranks the same kind of GPU "
-                "and the same versions of torch and diffusers; `--resume` goes on from the last checkpoint."
+                f"after step {self.step} the learner's ranks hold different weights ({held}); they are one learner "
+                "only while these are equal, bit for bit. Give all ranks the same kind of GPU and the same versions "
+                "of torch and diffusers; `--resume` goes on from the last checkpoint."
             )
         whole = Tally(tally.dimensions)
         for one in told:

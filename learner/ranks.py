@@ -27,7 +27,7 @@ def meeting_point(host: str) -> dist.TCPStore:
 
 
 class Ranks:
-    """This process's place among `count` that learn as one. Every wait for the others raises Lost where one is gone."""
+    """This process's place among `count` that learn as one. Waits for the others raise Lost where one is gone."""
 
     def __init__(self, rank: int = 0, count: int = 1) -> None:
         self.rank, self.count = rank, count
@@ -90,4 +90,4 @@ class Ranks:
             yield
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
-            raise Lost(f"rank {self.rank} of {self.count} waited {what}, and another one is gone: {reason}") from None
+            raise Lost(f"rank {self.rank} of {self.count} waited {what} in vain: {reason:.160}") from None
