@@ -48,6 +48,7 @@ def connected(run: Run) -> Iterator[None]:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # else each attempt to join is a line on the terminal
     else:
         os.environ.update(_private())
+    os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] = "1"  # what the other ranks of one that died raise is no news
     import ray
 
     try:

@@ -6,7 +6,7 @@ Consumes scored batches of references, produces reports and policies; waits, wit
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -130,7 +130,7 @@ class RayLearner:
         """Stand where the state was taken."""
         self.step, self.known, shared = step, list(known), ray.put(arrays)
         calls = [actor.restore.remote(step, shared, self.known) for actor in self.actors]
-        self._await(calls, self.run.learner.timeout, self._late())
+        self._await(calls, self.run.learner.timeout, self._late)
         policy, state = self.actors[0].published.options(num_returns=2).remote()
         self.held = self._get(policy), self._get(state)
 
@@ -164,7 +164,7 @@ class RayLearner:
             actor.learn.options(num_returns=3, name=label).remote(trajectories, advantages_B, scored.kept_B)
             for actor in self.actors
         ]
-        self._await([call[0] for call in calls], self.run.learner.timeout, self._late())
+        self._await([call[0] for call in calls], self.run.learner.timeout, self._late)
         report, policy, state = (self._get(reference) for reference in calls[0])
         self.step, self.held = report.version, (policy, state)
         self.known = [*self.known, (policy.version, policy.digest)][-(self.run.lag + 1) :]
@@ -177,19 +177,14 @@ class RayLearner:
         self.actors = []
 
     def _rebuild(self) -> None:
-        state, limit = self._newest()[1], self.run.ray.timeout
+        state = self._newest()[1]
         if state is None:
             raise WorkerError(
                 f'the learner died in step {self.step + 1}. With policy.train = "full" its state is kept in '
                 "checkpoints only, since it is several times the model's size: `--resume` goes on from the last one."
             )
         self._start()
-        late = (
-            f"the learner died in step {self.step + 1} and was not there again within ray.timeout = {limit:g} s: it "
-            f"waits for {self.ranks} x {self._reserved()}, and free now are {ray.available_resources()}. Add nodes; "
-            "`--resume` goes on from the last checkpoint."
-        )
-        self._await(self.started, limit, late)
+        self._await(self.started, self.run.ray.timeout, self._no_room)
         self.restore(self.step, state, self.known)
 
     def _late(self) -> str:
@@ -198,13 +193,21 @@ class RayLearner:
             "it if the step is that long (`--check` prints its arithmetic)."
         )
 
-    def _await(self, references: list[Any], seconds: float, late: str) -> None:
+    def _no_room(self) -> str:
+        needed, free = self._reserved(), ray.available_resources()
+        return (
+            f"the learner died in step {self.step + 1} and was not there again after ray.timeout = "
+            f"{self.run.ray.timeout:g} s: it needs {self.ranks} x {_shown(needed)}; free on the cluster are "
+            f"{_shown({kind: free.get(kind, 0.0) for kind in needed})}. `--resume` goes on from the last checkpoint."
+        )
+
+    def _await(self, references: list[Any], seconds: float, late: Callable[[], str]) -> None:
         """Until all are there; raises what the first to fail raised, and DeadlineError after so many seconds."""
         end = time.monotonic() + seconds
         while references:
             done, references = ray.wait(references, timeout=max(0.0, end - time.monotonic()))
             if not done:
-                raise DeadlineError(late)
+                raise DeadlineError(late())
             self._get(done[0])
 
     def _get(self, reference: Any) -> Any:
@@ -215,3 +218,7 @@ class RayLearner:
             raise (error.cause if passed else WorkerError(str(error))) from None
         except GetTimeoutError:
             raise DeadlineError(self._late()) from None
+
+
+def _shown(resources: dict[str, float]) -> str:
+    return " and ".join(f"{amount:g} {kind}" for kind, amount in resources.items())
