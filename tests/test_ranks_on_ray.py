@@ -43,9 +43,8 @@ def undisturbed(model: Path, ray_cluster: None) -> dict[str, np.ndarray]:
 def test_two_ranks_end_near_one(make_run, undisturbed):
     local = local_pools(make_run("steps=4", "lag=1"))
     learn(make_run("steps=4", "lag=1"), local)
-    print(max(float(np.abs(undisturbed[n]-a).max()) for n, a in unpack(local[2].policy()).items()))
     for name, array in unpack(local[2].policy()).items():
-        np.testing.assert_allclose(undisturbed[name], array, rtol=0, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(undisturbed[name], array, rtol=0, atol=1e-5, err_msg=name)
 
 
 def doom(step: int) -> Callable[[Any], None]:

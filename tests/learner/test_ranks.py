@@ -14,8 +14,10 @@ import torch
 from two_ranks import answers, learn
 
 from ddpo.config import Run
-from ddpo.errors import ConfigError
+from ddpo.errors import ConfigError, InputError
 from ddpo.runfile import parse
+from deploy.prepare import prepare
+from deploy.train import train
 from learner.ranks import Ranks
 
 CASES = {  # parts of 6, 6, 6 and 2 pairs, or fewer where images are masked; RWR's of 2 and 2 images
@@ -78,3 +80,9 @@ def test_a_part_belongs_to_one_rank_and_knows_its_place():
 def test_ranks_without_work_or_place_are_refused(make_run, overrides, reason):
     with pytest.raises(ConfigError, match=reason):
         make_run(*overrides)
+
+
+def test_several_ranks_are_not_one_process(make_run, tmp_path):
+    with pytest.raises(InputError, match=r"learner\.ranks = 2 are as many processes, and --in-process is one"):
+        train(prepare(make_run("learner.ranks=2")), tmp_path, None, in_process=True)
+    assert not any(tmp_path.iterdir())
