@@ -41,7 +41,7 @@ def consistency(run: Run) -> Problems:
     if learner.algorithm == "ddpo-sf" and (learner.minibatch != images or learner.inner_epochs != 1):
         problems.append(("learner.algorithm", "ddpo-sf is right for one update per batch only (its gradient needs "
                          f"p = p_old); write learner.minibatch = {images} and learner.inner_epochs = 1, or ddpo-is"))
-    problems += _correction_problems(learner)
+    problems += _correction_problems(learner) + _rank_problems(run)
     if images % run.prompts.repeat:
         problems.append(("prompts.repeat", f"{run.prompts.repeat} does not divide learner.images_per_step = {images}; "
                          f"write {_nearest_divisors(images, run.prompts.repeat)}"))
@@ -73,6 +73,20 @@ def _pool_problems(run: Run) -> Problems:
         (key, f"{most} is less than the {least} to begin with; write {least} or more, or 0 to keep to {least}")
         for key, least, most in limits if 0 < most < least
     ]
+
+
+def _rank_problems(run: Run) -> Problems:
+    """Ranks that no update has work for, or that nothing places on the cluster."""
+    learner = run.learner
+    pairs = learner.minibatch * trained_timesteps(run)
+    parts = -(-pairs // learner.micro_batch)
+    if learner.ranks > max(parts, 1):
+        return [("learner.ranks", f"{learner.ranks} ranks share the micro-batches of an update, and there are only "
+                 f"{parts}: {pairs} pairs in parts of {learner.micro_batch}; write learner.micro_batch = "
+                 f"{max(pairs // learner.ranks, 1)} or less, or fewer ranks")]
+    if learner.ranks > 1 and not (learner.cpus or learner.gpus):
+        return [("learner.ranks", "several ranks are placed by what they reserve; write learner.cpus or learner.gpus")]
+    return []
 
 
 def _correction_problems(learner: LearnerConfig) -> Problems:

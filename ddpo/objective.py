@@ -68,7 +68,7 @@ def outside(log_prob_P: Tensor, centre_P: Tensor, clip: float) -> Tensor:
 
 @dataclass
 class Tally:
-    """Sums over all pairs of a step, in float64 on the host; `add` after every micro-batch."""
+    """Sums over all pairs of a step, in float64 on the host; `add` after every micro-batch, `merge` at its end."""
 
     dimensions: int
     pairs: int = 0
@@ -90,18 +90,26 @@ class Tally:
         """Count one micro-batch. approx_kl is (rho - 1) - log rho, the low-variance estimator (Schulman 2020)."""
         delta = (log_prob_P.detach() - old_log_prob_P).double().cpu()
         ratio = delta.exp()
-        self.pairs += len(delta)
-        self.loss += float(loss_P.detach().double().sum())
-        self.kl += float(((ratio - 1) - delta).sum())
-        self.base_kl += float(base_kl_P.detach().double().sum())
-        self.clipped += int(cut_P.sum())
-        self.ratio_min = min(self.ratio_min, float(ratio.min()))
-        self.ratio_max = max(self.ratio_max, float(ratio.max()))
-        self.abs_delta += float(delta.abs().sum())
-        self.max_delta = max(self.max_delta, float(delta.abs().max()))
         nats = self.dimensions * delta
-        self.log_weight = float(np.logaddexp(self.log_weight, float(nats.logsumexp(0))))
-        self.log_square = float(np.logaddexp(self.log_square, float((2 * nats).logsumexp(0))))
+        self.merge(Tally(
+            self.dimensions, pairs=len(delta), loss=float(loss_P.detach().double().sum()),
+            kl=float(((ratio - 1) - delta).sum()), clipped=int(cut_P.sum()), ratio_min=float(ratio.min()),
+            ratio_max=float(ratio.max()), abs_delta=float(delta.abs().sum()), max_delta=float(delta.abs().max()),
+            log_weight=float(nats.logsumexp(0)), log_square=float((2 * nats).logsumexp(0)),
+            base_kl=float(base_kl_P.detach().double().sum()),
+        ))
+
+    def merge(self, other: Tally) -> None:
+        """Count what another has counted."""
+        for name in ("pairs", "loss", "kl", "clipped", "abs_delta", "base_kl"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.ratio_min = min(self.ratio_min, other.ratio_min)
+        self.ratio_max = max(self.ratio_max, other.ratio_max)
+        self.max_delta = max(self.max_delta, other.max_delta)
+        self.log_weight = float(np.logaddexp(self.log_weight, other.log_weight))
+        self.log_square = float(np.logaddexp(self.log_square, other.log_square))
+        for timestep, deltas in other.first_delta.items():
+            self.first_delta.setdefault(timestep, []).extend(deltas)
 
     def add_first(self, timesteps: list[int], delta_P: Tensor) -> None:
         """Note |delta log-prob| by timestep for the first minibatch, where no update has been made yet."""

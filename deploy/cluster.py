@@ -50,6 +50,7 @@ def connected(run: Run) -> Iterator[None]:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # else each attempt to join is a line on the terminal
     else:
         os.environ.update(_private())
+    os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] = "1"  # what the other ranks of one that died raise is no news
     import ray
 
     try:
@@ -133,7 +134,8 @@ def _knock(address: str) -> None:
 def _sum(run: Run, kind: str) -> int:
     """All that the run reserves of "cpus" or "gpus", rounded up."""
     rewards = sum(stage.wants.workers * getattr(stage.wants, kind) for stage in stages(run.rewards))
-    return math.ceil(run.actors.count * getattr(run.actors, kind) + rewards + getattr(run.learner, kind))
+    learner = run.learner.ranks * getattr(run.learner, kind)
+    return math.ceil(run.actors.count * getattr(run.actors, kind) + rewards + learner)
 
 
 @contextmanager
@@ -145,10 +147,9 @@ def pools(prepared: Prepared) -> Iterator[tuple[Any, Any, Any]]:
     from learner.ray_group import RayLearner
     from rewards.pooled import PooledRewards
 
-    run, base, control = prepared.run, prepared.base, ControlThread()
-    staff = Staff(run.name, _environment)
+    run, base, staff = prepared.run, prepared.base, Staff(prepared.run.name, _environment)
+    learner, control = RayLearner(run, base, _environment(run.learner.threads)), ControlThread()
     try:
-        learner = RayLearner(run, base, _environment(run.learner.threads))
         samplers = PooledSamplers(run, base, control, staff)
         rewards = PooledRewards(run, prepared.reward_sources, control, staff)
         crews = {pool.name: pool for pool in (samplers.pool, *rewards.pools.values())}
@@ -158,6 +159,7 @@ def pools(prepared: Prepared) -> Iterator[tuple[Any, Any, Any]]:
     finally:
         with undisturbed():
             control.close()
+            learner.close()
 
 
 def images(rollouts: Rollouts) -> list[Images]:
@@ -184,8 +186,9 @@ def _await_start(run: Run, control: Control, pools: list[Pool], learner: Any) ->
     from deploy.staff import same_sources
 
     up = {pool.name: control.spawn(pool.staffed()) for pool in pools}
-    up["learner"] = control.spawn(same_sources(learner.started))
-    done, missing = concurrent.futures.wait(up.values(), timeout=run.ray.timeout, return_when=FIRST_EXCEPTION)
+    ranks = [control.spawn(same_sources(started)) for started in learner.started]
+    everyone = [*up.values(), *ranks]
+    done, missing = concurrent.futures.wait(everyone, timeout=run.ray.timeout, return_when=FIRST_EXCEPTION)
     for future in done:
         future.result()
     if missing:
@@ -193,7 +196,7 @@ def _await_start(run: Run, control: Control, pools: list[Pool], learner: Any) ->
 
         states = [pool.state() for pool in pools if up[pool.name] in missing]
         waiting = [f"{state.starting} of {state.target} {state.name}" for state in states]
-        waiting += ["the learner"] * (up["learner"] in missing)
+        waiting += ["the learner"] * any(rank in missing for rank in ranks)
         raise DeadlineError(
             f"after ray.timeout = {run.ray.timeout:g} s the cluster has not started {', '.join(waiting)}. It has "
             f"{_resources(ray.cluster_resources())}, free now {_resources(ray.available_resources())}. Add nodes, or "

@@ -99,13 +99,17 @@ def arithmetic(prepared: Prepared) -> list[tuple[str, str]]:
                      f"{_proximal(run.learner)}"),
         ("clip", clip(prepared)),
         ("trajectories", f"{chain / 1e6:.3g} MB an image, {chain * images * (run.lag + 1) / 1e6:.4g} MB in flight"),
-        ("processes", f"{run.actors.count} samplers, {_reward_workers(run)} reward workers, 1 learner; "
+        ("processes", f"{run.actors.count} samplers, {_reward_workers(run)} reward workers, {_ranks(run.learner)}; "
                       f"batches are trained {run.lag} updates late"),
     ]
 
 
 def _reward_workers(run: Run) -> int:
     return sum(stage.wants.workers for stage in stages(run.rewards))
+
+
+def _ranks(learner: LearnerConfig) -> str:
+    return "1 learner" if learner.ranks == 1 else f"{learner.ranks} ranks of the learner"
 
 
 def _proximal(learner: LearnerConfig) -> str:

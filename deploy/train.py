@@ -29,6 +29,7 @@ from learner.checkpoint import Checkpoint
 
 def train(prepared: Prepared, runs: Path, resume: str | None, in_process: bool) -> RunFolder:
     """Run to the end, or to an interrupt; `resume` is None, "" for the newest checkpoint, or a step."""
+    _check_process(prepared.run, in_process)
     folder = choose(runs, prepared.run.name, resume is not None)
     saved = _checkpoint(folder, resume, prepared) if resume is not None else None
     _announce(folder, prepared.run, saved)
@@ -43,6 +44,14 @@ def train(prepared: Prepared, runs: Path, resume: str | None, in_process: bool) 
         except KeyboardInterrupt:
             raise Interrupted(_left(folder)) from None
     return folder
+
+
+def _check_process(run: Run, in_process: bool) -> None:
+    if in_process and run.learner.ranks > 1:
+        raise InputError(
+            f"learner.ranks = {run.learner.ranks} are as many processes, and --in-process is one. Write "
+            "learner.ranks=1 beside it, or leave --in-process out."
+        )
 
 
 def _run(prepared: Prepared, folder: RunFolder, saved: Checkpoint | None, in_process: bool, stop: Stop) -> None:

@@ -1,7 +1,7 @@
 """The Learner: turns trajectories and advantages into a better policy.
 
-Consumes trajectories, advantages and which images count; produces a `Report` and the next `Policy`; waits for nothing.
-A plain class; the group makes it a Ray actor or calls it in this process.
+Consumes trajectories, advantages and which images count; produces a `Report` and the next `Policy`; waits for its other
+ranks, where it has some. A plain class; the group makes it a Ray actor or calls it in this process.
 
 Shape letters: B images of the batch, T denoising steps, S = T + 1 states, C H W latent, P pairs.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from ddpo.types import Policy, Report, Trajectory
 from ddpo.weights import pack
 from learner.losses import Batch, Terms, micro_batches, policy_gradient, regression
 from learner.proximal import centred
+from learner.ranks import Ranks
 
 SHUFFLE = 2  # the learner's stream of random numbers; actors.prompts has 0 and 1
 
@@ -36,11 +38,12 @@ SHUFFLE = 2  # the learner's stream of random numbers; actors.prompts has 0 and 
 class Learner:
     """theta, and the gradient ascent on E[A p_theta / p_old].
 
-    Every random choice is keyed by (seed, step, inner epoch), so a resumed learner needs no generator's state.
+    Every random choice is keyed by (seed, step, inner epoch), so a resumed learner needs no generator's state. Of
+    several ranks each makes the same plan, computes its share of every minibatch's gradient and takes the same steps.
     """
 
-    def __init__(self, run: Run, base: BaseModel) -> None:
-        self.run, self.step = run, 0
+    def __init__(self, run: Run, base: BaseModel, ranks: Ranks | None = None) -> None:
+        self.run, self.step, self.ranks = run, 0, ranks or Ranks()
         self.regression = run.learner.algorithm.startswith("rwr")
         self.denoiser = Denoiser(base, run.policy, run.seed)
         if run.learner.gradient_checkpointing:
@@ -71,15 +74,17 @@ class Learner:
         start = time.perf_counter()
         lag = self._proven_lag(trajectories)
         batch = self._batch(trajectories, advantages_B)
-        tally, norms = Tally(batch.dimensions), []
+        tally, norms, done = Tally(batch.dimensions), [], 0
         used_B = kept_B & (advantages_B != 0) if self.regression else kept_B
         plan = [pairs for epoch in range(self.run.learner.inner_epochs) for pairs in self._minibatches(epoch, used_B)]
         with threads(self.run.learner.threads):
-            for pairs, around in zip(plan, centred(self.denoiser, self.run.learner, batch, lag, plan), strict=True):
-                norms.append(self._minibatch(around, pairs, tally, first=not norms))
+            around = centred(self.denoiser, self.run.learner, batch, lag, plan, self.ranks)
+            for pairs, centre in zip(plan, around, strict=True):
+                norms.append(self._minibatch(centre, pairs, done, tally))
+                done += len(pairs)
         self.step += 1
         self._publish()
-        return self._report(tally, norms, lag, time.perf_counter() - start)
+        return self._report(self._together(tally), norms, lag, time.perf_counter() - start)
 
     def policy(self) -> Policy:
         """The newest published policy."""
@@ -88,6 +93,22 @@ class Learner:
     def _publish(self) -> None:
         self._policy = pack(self.denoiser.weights(), self.step)
         self.known.append((self.step, self._policy.digest))
+
+    def _together(self, tally: Tally) -> Tally:
+        """The figures of all ranks; raises DeliveryError unless all hold the published weights, bit for bit."""
+        told = self.ranks.gather({"digest": self._policy.digest, "tally": asdict(tally)})
+        digests = [one["digest"] for one in told]
+        if len(set(digests)) > 1:
+            held = ", ".join(digest[:12] for digest in digests)
+            raise DeliveryError(
+                f"after step {self.step} the learner's ranks hold different weights ({held}); they are one learner "
+                "only while these are equal, bit for bit. Give all ranks the same kind of GPU and the same versions "
+                "of torch and diffusers; `--resume` goes on from the last checkpoint."
+            )
+        whole = Tally(tally.dimensions)
+        for one in told:
+            whole.merge(Tally(**one["tally"]))
+        return whole
 
     def _proven_lag(self, trajectories: Sequence[Trajectory]) -> int:
         for trajectory in trajectories:
@@ -138,10 +159,13 @@ class Learner:
             return stream.integers(len(self.denoiser.abar_N), size=1)
         return np.sort(stream.permutation(self.window)[: trained_timesteps(self.run)])
 
-    def _minibatch(self, batch: Batch, pairs_P2: NDArray[np.int64], tally: Tally, first: bool) -> float:
-        """One optimizer update; gradients are summed over micro-batches and divided by the number of pairs."""
-        for part_P2 in micro_batches(pairs_P2, self.run.learner.micro_batch):
-            self._micro_batch(batch, part_P2, len(pairs_P2), tally, first)
+    def _minibatch(self, batch: Batch, pairs_P2: NDArray[np.int64], done: int, tally: Tally) -> float:
+        """One optimizer update, after `done` pairs of the step; the gradient is the mean over the minibatch's pairs."""
+        for before, part_P2 in self.ranks.share(micro_batches(pairs_P2, self.run.learner.micro_batch)):
+            terms = self._terms(batch, part_P2, done + before)
+            (terms.loss_P.sum() / len(pairs_P2)).backward()
+            self._count(terms, part_P2, tally, first=not done)
+        self.ranks.sum_gradients(self.denoiser.trainable.values())
         norm = torch.nn.utils.clip_grad_norm_(self.denoiser.trainable.values(), self.run.learner.max_grad_norm)
         if not bool(torch.isfinite(norm)):
             raise DdpoError(
@@ -162,18 +186,16 @@ class Learner:
             updates = float(self.optimizer.state[weight]["step"])
             mean.lerp_(weight, 1 - min(self.run.learner.ema, (1 + updates) / (10 + updates)))
 
-    def _micro_batch(self, batch: Batch, pairs_P2: Tensor, total: int, tally: Tally, first: bool) -> None:
-        terms = self._terms(batch, pairs_P2, tally)
-        (terms.loss_P.sum() / total).backward()
+    def _terms(self, batch: Batch, pairs_P2: Tensor, place: int) -> Terms:
+        if self.regression:
+            return regression(self.denoiser, batch, pairs_P2, int(self._stream(place, 1).integers(2**63)))
+        return policy_gradient(self.denoiser, self.run.learner, batch, pairs_P2)
+
+    def _count(self, terms: Terms, pairs_P2: Tensor, tally: Tally, first: bool) -> None:
         tally.add(terms.loss_P, terms.log_prob_P, terms.old_log_prob_P, terms.base_kl_P, terms.cut_P)
         if first and not self.regression:
             timesteps = self.denoiser.schedule.timesteps_T.cpu()[pairs_P2[:, 1]].tolist()
             tally.add_first(timesteps, (terms.log_prob_P - terms.old_log_prob_P).detach())
-
-    def _terms(self, batch: Batch, pairs_P2: Tensor, tally: Tally) -> Terms:
-        if self.regression:
-            return regression(self.denoiser, batch, pairs_P2, int(self._stream(tally.pairs, 1).integers(2**63)))
-        return policy_gradient(self.denoiser, self.run.learner, batch, pairs_P2)
 
     def _report(self, tally: Tally, norms: list[float], lag: int, seconds: float) -> Report:
         return Report(

@@ -6,6 +6,7 @@ Shape letters as in learner.learner: B images, T steps, P pairs.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -17,28 +18,32 @@ from torch import Tensor
 from ddpo.config import LearnerConfig
 from ddpo.denoiser import Denoiser
 from learner.losses import Batch, micro_batches
+from learner.ranks import Ranks
 
 Plan = Sequence[NDArray[np.int64]]
 
 
-def centred(denoiser: Denoiser, options: LearnerConfig, batch: Batch, lag: int, plan: Plan) -> Iterator[Batch]:
+def centred(
+    denoiser: Denoiser, options: LearnerConfig, batch: Batch, lag: int, plan: Plan, ranks: Ranks
+) -> Iterator[Batch]:
     """The batch of each update with the log-probs to clip around; the first is asked for before any update is made."""
     if options.correction == "decoupled" and options.proximal == "recompute":
-        batch = replace(batch, proximal_BT=recomputed(denoiser, batch, plan, options.micro_batch))
+        batch = replace(batch, proximal_BT=recomputed(denoiser, batch, plan, options.micro_batch, ranks))
     interpolate = options.correction == "decoupled" and options.proximal == "loglinear"
     for done in range(len(plan)):
         yield replace(batch, alpha=alpha(lag, done, len(plan))) if interpolate else batch
 
 
 @torch.no_grad()
-def recomputed(denoiser: Denoiser, batch: Batch, plan: Plan, size: int) -> Tensor:
-    """log p of the weights as they are, (B, T), NaN where the plan trains nothing.
+def recomputed(denoiser: Denoiser, batch: Batch, plan: Plan, size: int, ranks: Ranks) -> Tensor:
+    """log p of the weights as they are, (B, T), NaN where the plan trains nothing, on this rank.
 
     In the very micro-batches that will be trained, so that on a CPU the first update's ratio is exactly one. Pairs of
     an inner epoch that an earlier one has brought are not asked for again.
     """
     log_prob_BT = torch.full_like(batch.log_probs_BT, torch.nan)
-    for pairs_P2 in (part_P2 for minibatch in plan for part_P2 in micro_batches(minibatch, size)):
+    shares = (ranks.share(micro_batches(minibatch, size)) for minibatch in plan)
+    for _, pairs_P2 in itertools.chain.from_iterable(shares):
         place = pairs_P2.unbind(1)
         if log_prob_BT[place].isnan().any():
             gaussian = denoiser.step(*batch.before(pairs_P2, denoiser.device))

@@ -20,6 +20,7 @@ from ddpo.runfile import parse
 from ddpo.types import Policy, Report, Trajectory
 from learner.learner import Learner
 from learner.proximal import alpha, recomputed
+from learner.ranks import Ranks
 
 ADVANTAGES = np.array([1.0, -1.0, 0.5, 2.0, -0.5, 0.3, -2.0, 0.7])
 ALL = np.ones(8, bool)
@@ -100,7 +101,7 @@ def test_recompute_asks_for_every_trained_pair_and_not_again_for_the_next_epoch(
     batch = learner._batch(draw(0, learner.policy()), ADVANTAGES)
     learner.denoiser.unet.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
     plan = [pairs for epoch in range(2) for pairs in learner._minibatches(epoch, kept)]
-    table_BT = recomputed(learner.denoiser, batch, plan, run.learner.micro_batch)
+    table_BT = recomputed(learner.denoiser, batch, plan, run.learner.micro_batch, Ranks())
     trained_BT = torch.tensor(kept)[:, None] & (torch.arange(4) < 2)
     assert torch.equal(~table_BT.isnan(), trained_BT) and sum(rows) == 7 * 2 and not table_BT.requires_grad
     torch.testing.assert_close(table_BT[trained_BT], batch.log_probs_BT[trained_BT], rtol=0, atol=1e-5)

@@ -1,0 +1,88 @@
+"""Two ranks are one learner: the same weights and figures but for rounding, and none goes on without the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from two_ranks import answers, learn
+
+from ddpo.config import Run
+from ddpo.errors import ConfigError, InputError
+from ddpo.runfile import parse
+from deploy.prepare import prepare
+from deploy.train import train
+from learner.ranks import Ranks
+
+CASES = {  # parts of 6, 6, 6 and 2 pairs, or fewer where images are masked; RWR's of 2 and 2 images
+    "is": ("learner.micro_batch=6",),
+    "decoupled": ("learner.micro_batch=6", "learner.inner_epochs=2", "learner.correction=decoupled", "learner.kl=0.1"),
+    "rwr": ("learner.micro_batch=2", "learner.algorithm=rwr", "learner.ema=0.9"),
+    "a rank without work": ("learner.micro_batch=16", "learner.timestep_fraction=0.6"),
+}
+
+
+@pytest.fixture(scope="module")
+def two(model: Path) -> Iterator[list[Any]]:
+    """What two ranks answer: to all cases, to a spoiled weight, and rank 0 to the death of rank 1."""
+    yield list(answers([parse(tiny.run(model), list(case), "test") for case in CASES.values()]))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_give_the_update_and_the_figures_of_one(make_run: Callable[..., Run], two, case):
+    reports, state = learn(make_run(*CASES[case]), Ranks())
+    (first, first_state), (second, second_state) = (rank[list(CASES).index(case)] for rank in two[0])
+    assert str([_figures(report) for report in first]) == str([_figures(report) for report in second])
+    for name, array in state.items():
+        np.testing.assert_array_equal(first_state[name], second_state[name])
+        np.testing.assert_allclose(first_state[name], array, rtol=0, atol=1e-5, err_msg=name)
+    for expected, report in zip(reports, first, strict=True):
+        assert _figures(report) == pytest.approx(_figures(expected), rel=1e-3, abs=1e-6, nan_ok=True)
+
+
+def test_the_ratio_of_the_first_update_is_one_on_both_ranks(two):
+    for reports, _ in (rank[0] for rank in two[0]):
+        assert set(reports[0].log_prob_delta_by_timestep.values()) == {0.0}
+        assert len(reports[0].log_prob_delta_by_timestep) == 5
+
+
+def _figures(report: Any) -> dict[str, float]:
+    by_timestep = {f"delta at {t}": delta for t, delta in report.log_prob_delta_by_timestep.items()}
+    scalars = {key: value for key, value in asdict(report).items() if key != "log_prob_delta_by_timestep"}
+    return {key: value for key, value in (scalars | by_timestep).items() if key != "seconds"}
+
+
+def test_ranks_whose_weights_differ_are_refused_on_both(two):
+    assert all("after step 1 the learner's ranks hold different weights" in message for message in two[1])
+
+
+def test_a_rank_that_dies_does_not_leave_the_other_waiting(two):
+    assert two[2][0].startswith("rank 0 of 2 waited for the figures of the step in vain: ")
+
+
+def test_a_part_belongs_to_one_rank_and_knows_its_place():
+    parts = list(torch.arange(40).reshape(20, 2).split(6))
+    shares = [list(Ranks(rank, 3).share(parts)) for rank in range(3)]
+    assert [[before for before, _ in share] for share in shares] == [[0, 18], [6], [12]]
+    assert sorted(len(part) for share in shares for _, part in share) == [2, 6, 6, 6]
+
+
+@pytest.mark.parametrize(("overrides", "reason"), [
+    (("learner.micro_batch=16", "learner.ranks=3"), "there are only 2: 20 pairs in parts of 16; write .* = 6 or less"),
+    (("learner.ranks=2", "learner.cpus=0"), r"placed by what they reserve; write learner\.cpus or learner\.gpus"),
+])
+def test_ranks_without_work_or_place_are_refused(make_run, overrides, reason):
+    with pytest.raises(ConfigError, match=reason):
+        make_run(*overrides)
+
+
+def test_several_ranks_are_not_one_process(make_run, tmp_path):
+    with pytest.raises(InputError, match=r"learner\.ranks = 2 are as many processes, and --in-process is one"):
+        train(prepare(make_run("learner.ranks=2")), tmp_path, None, in_process=True)
+    assert not any(tmp_path.iterdir())

@@ -1,0 +1,87 @@
+"""A learner of two ranks on Ray: nearly one rank's numbers, and exactly its own whichever rank dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import tiny
+from learning import learn, local_pools
+
+from ddpo.errors import DeadlineError
+from ddpo.runfile import parse
+from ddpo.weights import digest, unpack
+from deploy import cluster
+from deploy.prepare import prepare
+
+pytestmark = pytest.mark.ray
+RANKS = ("learner.ranks=2", "steps=4", "lag=1")
+
+
+@pytest.fixture(scope="module")
+def ray_cluster(model: Path) -> Iterator[None]:
+    """One cluster for the runs of this module, with room for two ranks, a sampler and a reward worker."""
+    with cluster.connected(parse({**tiny.run(model), "actors": {"count": 2, "batch": 4}}, [], "test")):
+        yield
+
+
+@pytest.fixture(scope="module")
+def undisturbed(model: Path, ray_cluster: None) -> dict[str, np.ndarray]:
+    """Final weights of a run of two ranks that nothing happened to."""
+    run = parse(tiny.run(model), [*RANKS, "name=two"], "test")
+    with cluster.pools(prepare(run)) as pools:
+        learn(run, pools)
+        return unpack(pools[2].policy())
+
+
+def test_two_ranks_end_near_one(make_run, undisturbed):
+    local = local_pools(make_run("steps=4", "lag=1"))
+    learn(make_run("steps=4", "lag=1"), local)
+    for name, array in unpack(local[2].policy()).items():
+        np.testing.assert_allclose(undisturbed[name], array, rtol=0, atol=1e-5, err_msg=name)
+
+
+def doom(step: int) -> Callable[[Any], None]:
+    """What makes a rank die in the midst of a step, while the other one waits for its gradients."""
+
+    def take(learner: Any) -> None:
+        proper = learner.ranks.sum_gradients
+
+        def sum_gradients(weights: Any) -> None:
+            if learner.step + 1 == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            proper(weights)
+
+        learner.ranks.sum_gradients = sum_gradients
+
+    return take
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_killed_in_the_midst_of_a_step_changes_nothing(make_run, undisturbed, victim):
+    import ray
+
+    run, learned = make_run(*RANKS, f"name=killed-{victim}"), []
+    with cluster.pools(prepare(run)) as pools:
+        first = pools[2].actors
+        pids = ray.get([actor.__ray_call__.remote(lambda actor: os.getpid()) for actor in first], timeout=60)
+        ray.get(first[victim].__ray_call__.remote(doom(step=3)), timeout=60)
+        assert learn(run, pools, lambda scored, report: learned.append(report.version)) == digest(undisturbed)
+        assert pools[2].lives == 2 and learned == [1, 2, 3, 4]
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def test_ranks_that_find_no_room_say_what_they_wait_for(make_run, ray_cluster):
+    run = make_run(*RANKS, "name=cramped", "learner.cpus=3", "ray.timeout=5")
+    with (
+        pytest.raises(DeadlineError, match=r"after ray\.timeout = 5 s the cluster has not started .*the learner"),
+        cluster.pools(prepare(run)),
+    ):
+        pass
+
