@@ -2,14 +2,15 @@
 
 The server is the real one in a process of its own. Every round is made from (seed, round) alone, so `--only ROUND`
 repeats one. What must hold: the server answers damaged messages and damaged HTTP with an error or hangs up, never with
-500 or more, and scores a good request rightly afterwards; its memory stays where it is; the client, answered by damaged
-HTTP, ends in scores, masked images or a RewardError, within its timeout.
+500 or more, and scores a good request rightly afterwards; its memory levels off; the client, answered by damaged
+HTTP, ends in scores, masked images or a RewardError, and neither hangs.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import faulthandler
 import random
 import re
 import socket
@@ -52,6 +53,7 @@ from rewards.worker import RewardWorker  # noqa: E402
 TOKEN = "0123456789abcdef"
 IMAGES = strangers.images(3)
 GOOD = pack_request(IMAGES)
+HANGS = 60  # seconds for one round, which has under a second to wait: generous, since a busy machine starves processes
 MESSAGES = 20  # damaged messages of each kind in one round: they cost little
 DESCRIPTION = pack_description(Description("x", "alignment", 120.0, Limits()))
 ANSWER = pack_answer(Scores((0, 1, 2), {0: 1.0, 2: 3.0}, {1: "too dark"}, {"word": ["a", None, "c"]}, {"score": 0.1}))
@@ -156,7 +158,6 @@ def answer(rng: random.Random, start: Callable[[bytes], str]) -> str:
     response = strangers.answer(status, strangers.damaged(ANSWER, rng) if rng.random() < 0.5 else ANSWER, more=more)
     response = strangers.damaged(response, rng) if rng.random() < 0.5 else response
     worker = RewardWorker("far", RewardConfig(kind="http", url=start(response), timeout=0.5), "")
-    begin = time.monotonic()
     try:
         scores = worker.score(IMAGES)
     except RewardError:
@@ -164,7 +165,6 @@ def answer(rng: random.Random, start: Callable[[bytes], str]) -> str:
     else:
         assert set(scores.values) ^ set(scores.failures) == {0, 1, 2}, scores
         outcome = "scored" if scores.values else "masked"
-    assert time.monotonic() - begin < 5, "the client took too long"
     return f"answer {outcome}"
 
 
@@ -197,9 +197,10 @@ def main() -> int:
             rng = random.Random(f"{options.seed}:{number}")
             kind = rng.choice((lambda r: messages(r), lambda r: body(r, url), lambda r: raw(r, url),
                                lambda r: answer(r, tell)))
+            faulthandler.dump_traceback_later(HANGS, exit=True)
             try:
                 counts[kind(rng)] += 1
-                if number % 200 == 0:
+                if number % 200 == 0 or options.only is not None:
                     assert _good(url) == expected, "a good request is scored otherwise than before"
                     memory.append(process.memory_info().rss / 2**20)
             except Exception:
@@ -209,10 +210,12 @@ def main() -> int:
             if options.only is not None:
                 break
             number += 1
+        faulthandler.cancel_dump_traceback_later()
         assert _good(url) == expected
     print(f"{sum(counts.values())} rounds in {(time.monotonic() - begin) / 60:.1f} minutes, seed {options.seed}")
     print("\n".join(f"  {count:8d}  {name}" for name, count in sorted(counts.items())))
-    print(f"server's memory: {memory[0]:.0f} MB at first, {max(memory):.0f} at most, {memory[-1]:.0f} at last")
+    quarters = [f"{memory[quarter * (len(memory) - 1) // 4]:.0f}" for quarter in range(5)]
+    print(f"server's memory at the start and after each quarter: {', '.join(quarters)} MB")
     return 0
 
 
