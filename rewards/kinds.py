@@ -72,7 +72,7 @@ PARTS: dict[tuple[str, str], Callable[[RewardConfig], function.RewardFunction]] 
 }
 
 
-def make(config: RewardConfig, source: str, verb: str) -> function.RewardFunction:
+def make(config: RewardConfig, source: str, verb: str = WHOLE) -> function.RewardFunction:
     """The reward of one entry, or the stage of it that does `verb`; `source` is what rewards.pool.sources read for it.
     Raises RewardError."""
     if config.kind == "function":
