@@ -42,16 +42,14 @@ def test_a_node_that_dies_changes_nothing(make_run, nodes, lag):
 
     run = make_run("steps=6", f"lag={lag}", "actors.count=2", f"name=node-{lag}")
 
+    def place(actor: Any) -> str:  # in here, since a worker cannot import this file
+        import ray
+
+        return ray.get_runtime_context().get_node_id()
+
     def kill(scored: Any, report: Any) -> None:
         if report.version == 3:
-            host = ray.get(ray.get_actor(f"{run.name}/sampler-0").__ray_call__.remote(_node), timeout=60)
+            host = ray.get(ray.get_actor(f"{run.name}/sampler-0").__ray_call__.remote(place), timeout=60)
             nodes.remove_node(next(n for n in nodes.worker_nodes if n.node_id == host), allow_graceful=False)
 
     assert on_cluster(run, kill) == in_process(run)
-
-
-def _node(actor: Any) -> str:
-    """Where an actor is, asked there."""
-    import ray
-
-    return ray.get_runtime_context().get_node_id()
