@@ -15,7 +15,8 @@ from ddpo.base import BaseModel
 from ddpo.config import Run
 from ddpo.control import Control, within
 from ddpo.deadline import stacks_after
-from ddpo.pool import Call, Pool, Size
+from ddpo.pool import Call, Pool
+from ddpo.sizing import Size
 from ddpo.source import fingerprint
 from ddpo.types import Chunk, Images, Policy, Prompts, Receipt, Rollouts, Trajectory
 
@@ -61,8 +62,9 @@ class Drawing:
         return await self.here()
 
     def renew(self, seconds: float) -> None:
-        """Have it drawn again and wait, outside the loop; raises TimeoutError."""
-        self.control.spawn(self.again(self.future.result())).result(seconds)
+        """Have it drawn again and wait, outside the loop; raises DeadlineError."""
+        drawn = self.control.spawn(self.again(self.future.result()))
+        self.control.collect([drawn], seconds, "chunks that were lost are not drawn again")
 
     @property
     def images(self) -> Any:

@@ -42,14 +42,6 @@ class Sleepers:
         return self.staff.hire(role, SleepingWorker, (seconds,), wants, timeout)
 
 
-class Wall:
-    """The clock that SleepingLearner sleeps by."""
-
-    def sleep(self, seconds: float) -> None:
-        """Let real time pass."""
-        time.sleep(seconds)
-
-
 def wanted(count: int) -> Prepared:
     """The demo with so many samplers and as many chunks a step as they take ROUNDS for; no worker reserves a core."""
     return prepare(find("demo", [
@@ -67,7 +59,7 @@ def on_ray(prepared: Prepared, times: Times) -> tuple[float, float]:
     staff = Sleepers(Staff(run.name, lambda threads: {"env_vars": cluster.thread_settings(threads)}))
     samplers = PooledSamplers(run, prepared.base, control, staff)
     rewards = PooledRewards(run, dict.fromkeys(run.rewards, ""), control, staff)
-    learner = SleepingLearner(Wall(), times)  # type: ignore[arg-type]
+    learner = SleepingLearner(time.sleep, times)
     for pool in (samplers.pool, *rewards.pools.values()):
         control.spawn(pool.staffed()).result(300)
     began = time.process_time()

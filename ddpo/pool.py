@@ -11,19 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import math
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ddpo.errors import WorkerError
+from ddpo.sizing import Load, Size
 
 STARTS = 5  # workers that die at their start, one after the other, before the pool gives up
 LONGEST_PAUSE = 60.0  # seconds between two of them
 PERIOD = 1.0  # seconds between two looks at the load
-FULL, SLACK = 0.85, 0.6  # a pool grows where its workers are busier than this, and shrinks where they are idler
 SMOOTH = 0.2  # weight of the newest job in the mean service time
 
 
@@ -35,7 +33,7 @@ class Gone(Exception):
     """What a job needs, or has made, was lost with a node and has to be made again."""
 
 
-class Poison(Exception):
+class Poison(WorkerError):
     """A job over which one worker after the other was lost."""
 
 
@@ -55,15 +53,6 @@ class Worker(Protocol):
     async def ready(self) -> None: ...
     async def run(self, call: Call) -> list[Any]: ...
     def kill(self) -> None: ...
-
-
-@dataclass(frozen=True)
-class Size:
-    """From how many to how many workers, and for how many seconds a pool is too large before it shrinks."""
-
-    low: int
-    high: int
-    cooldown: float = 60.0
 
 
 @dataclass(frozen=True)
@@ -120,8 +109,7 @@ class Pool:
         self.members: dict[int, Member] = {}
         self.target = size.low
         self.done, self.lost, self.failed_starts, self.service, self.worked = 0, 0, 0, 0.0, 0.0
-        self.history: deque[tuple[float, float]] = deque()
-        self.too_many_since: float | None = None
+        self.load = Load(size.cooldown)
         self.broken: Exception | None = None
         self.changed = asyncio.Event()
 
@@ -157,7 +145,7 @@ class Pool:
         up = sum(member.up for member in staying)
         running = sum(member.since is not None for member in self.members.values())
         return State(self.name, up, len(staying) - up, self.target, self.size.low, self.size.high,
-                     self.queue.qsize(), running, self.done, self.service, self._load(), self.lost)
+                     self.queue.qsize(), running, self.done, self.service, self.load.workers, self.lost)
 
     def _staff(self) -> None:
         """Hire, or send away first those that are not up yet, then those without a job, then the newest."""
@@ -254,46 +242,19 @@ class Pool:
         self.changed = asyncio.Event()
 
     async def _govern(self) -> None:
+        """Follow the load."""
+        now = asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(PERIOD)
-            self._look(asyncio.get_running_loop().time())
-
-    def _look(self, now: float) -> None:
-        """Grow at once, shrink after the cool-down."""
-        self.history.append((now, self._worked(now)))
-        while len(self.history) > 2 and self.history[1][0] < now - self.size.cooldown:
-            self.history.popleft()
-        goal = wanted(self._load(), self.queue.qsize() * self.service / self.size.cooldown, self.target, self.size)
-        if goal >= self.target:
-            self.too_many_since = None
-        elif self.too_many_since is None:
-            self.too_many_since = now
-        if goal > self.target or (self.too_many_since is not None and now - self.too_many_since >= self.size.cooldown):
-            self.target, self.too_many_since = goal, None
-            self._staff()
+            self.load.note(now(), self._worked(now()))
+            goal = self.load.goal(now(), self.queue.qsize() * self.service, self.target, self.size)
+            if goal != self.target:
+                self.target = goal
+                self._staff()
 
     def _worked(self, now: float) -> float:
         """Seconds that the workers were busy, all in all."""
         return self.worked + sum(now - member.since for member in self.members.values() if member.since is not None)
-
-    def _load(self) -> float:
-        if len(self.history) < 2:
-            return 0.0
-        (then, before), (now, worked) = self.history[0], self.history[-1]
-        return (worked - before) / (now - then)
-
-
-def wanted(load: float, backlog: float, present: int, size: Size) -> int:
-    """How many workers the work needs.
-
-    load:    workers that were busy, mean over the last seconds
-    backlog: workers that would clear the queue within the cool-down
-    Where all are busy the load cannot be known, only that it is larger: the pool then grows by a fifth, and again.
-    """
-    need = load + backlog
-    grown, shrunk = math.ceil(need / FULL), math.ceil(need / SLACK)
-    goal = grown if grown > present else min(shrunk, present)
-    return min(max(goal, size.low), size.high)
 
 
 def _settle(job: Job, outcome: Any) -> None:

@@ -18,16 +18,15 @@ from deploy.options import read
 
 def _train(options: argparse.Namespace) -> None:
     from deploy.prepare import prepare, render
-    from deploy.recipes import find
+    from deploy.recipes import find, named
 
     words = list(options.words)
     if options.resume and not options.resume.isdigit():  # `--resume demo` and `--resume lag=1` give no STEP
         words, options.resume = [options.resume, *words], ""
-    recipe = next((word for word in words if "=" not in word), None)
-    if recipe is None:
-        raise InputError("train needs a recipe or run file, for example `ddpo train demo`; `ddpo recipes` lists them.")
-    words.remove(recipe)
-    prepared = prepare(find(recipe, words))
+    recipe, changes = named(
+        words, "train needs a recipe or run file, for example `ddpo train demo`; `ddpo recipes` lists them."
+    )
+    prepared = prepare(find(recipe, changes))
     if options.check:
         print(render(prepared))
         return
@@ -63,12 +62,10 @@ def _publish(options: argparse.Namespace) -> None:
 
 def _compare(options: argparse.Namespace) -> None:
     from deploy.compare import compare
+    from deploy.recipes import named
 
-    name = next((word for word in options.words if "=" not in word), None)
-    if name is None:
-        raise InputError("compare needs a comparison, for example `ddpo compare algorithms`.")
-    options.words.remove(name)
-    print(f"\nComparison: {compare(name, options.words, options.out, options.in_process)}")
+    name, changes = named(options.words, "compare needs a comparison, for example `ddpo compare algorithms`.")
+    print(f"\nComparison: {compare(name, changes, options.out, options.in_process)}")
 
 
 def _train_aesthetic(options: argparse.Namespace) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 from ddpo.config import Run
 from ddpo.control import Control, ControlThread
 from ddpo.errors import DeadlineError, InputError, WorkerError
-from ddpo.pool import Pool
+from ddpo.pool import Lost, Pool
 from ddpo.stages import stages
 from ddpo.types import Images, Rollouts
 from deploy.interrupt import undisturbed, whole
@@ -167,14 +167,14 @@ def images(rollouts: Rollouts) -> list[Images]:
     import ray
     from ray.exceptions import ObjectLostError
 
-    found = []
-    for chunk in rollouts.chunks:
+    def fetch(chunk: Any) -> Images:
         try:
-            found.append(ray.get(chunk.images, timeout=FETCH))
+            return ray.get(chunk.images, timeout=FETCH)
         except ObjectLostError:
             chunk.renew(FETCH)
-            found.append(ray.get(chunk.images, timeout=FETCH))
-    return found
+            return ray.get(chunk.images, timeout=FETCH)
+
+    return [fetch(chunk) for chunk in rollouts.chunks]
 
 
 def _environment(threads: int) -> dict[str, Any]:
@@ -190,11 +190,14 @@ def _await_start(run: Run, control: Control, pools: list[Pool], learner: Any) ->
     everyone = [*up.values(), *ranks]
     done, missing = concurrent.futures.wait(everyone, timeout=run.ray.timeout, return_when=FIRST_EXCEPTION)
     for future in done:
-        future.result()
+        try:
+            future.result()
+        except Lost as loss:  # of a rank: a pool has tries of its own
+            raise WorkerError(f"the learner {loss}") from None
     if missing:
         import ray
 
-        states = [pool.state() for pool in pools if up[pool.name] in missing]
+        states = [control.call(pool.state) for pool in pools if up[pool.name] in missing]
         waiting = [f"{state.starting} of {state.target} {state.name}" for state in states]
         waiting += ["the learner"] * any(rank in missing for rank in ranks)
         raise DeadlineError(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 from ddpo.config import Run
@@ -58,6 +59,16 @@ def _wrapped(name: str, text: str, width: int) -> list[str]:
     """One row of the listing: the name, and beside it the text in lines that fit a terminal."""
     lines = textwrap.wrap(text, WIDTH - width - 2, break_long_words=False, break_on_hyphens=False)
     return [f"{first:<{width}}  {line}" for first, line in zip([name, *[""] * len(lines)], lines, strict=False)]
+
+
+def named(words: Sequence[str], missing: str) -> tuple[str, list[str]]:
+    """The first word that changes nothing, which names a recipe or file, and the others; raises InputError."""
+    name = next((word for word in words if "=" not in word), None)
+    if name is None:
+        raise InputError(missing)
+    others = list(words)
+    others.remove(name)
+    return name, others
 
 
 def find(recipe: str, overrides: list[str]) -> Run:

@@ -25,7 +25,7 @@ from ddpo.pool import Call, Pool
 from ddpo.stages import stages
 from ddpo.types import Policy, Prompt, Receipt, Report, Scored, Scores
 from deploy.prepare import Prepared, prepare
-from deploy.recipes import find
+from deploy.recipes import find, named
 from deploy.virtual import VirtualControl
 from rewards.pooled import PooledRewards
 
@@ -52,7 +52,7 @@ class Times:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a simulated run did; idle shares are of the time after the first step."""
+    """What a simulated run did; idle shares are of the whole time, the learner's of a step."""
 
     samplers: int
     seconds_per_step: float
@@ -130,13 +130,13 @@ class SleepingStaff:
 class SleepingLearner:
     """The main loop's learner, which only takes time: for the trajectories to come, then for the update."""
 
-    def __init__(self, control: VirtualControl, times: Times) -> None:
-        self.control, self.times, self.step, self.lags = control, times, 0, list[int]()
+    def __init__(self, sleep: Callable[[float], None], times: Times) -> None:
+        self.sleep, self.times, self.step, self.lags = sleep, times, 0, list[int]()
 
     def update(self, scored: Scored, advantages_B: Any) -> Report:
         """Sleep through one step."""
         self.lags.append(self.step - scored.chunks[0].receipt.version)
-        self.control.sleep(len(scored.chunks) * self.times.chunk / self.times.bandwidth + self.times.learn)
+        self.sleep(len(scored.chunks) * self.times.chunk / self.times.bandwidth + self.times.learn)
         self.step += 1
         report: dict[str, Any] = NOTHING | {"version": self.step}
         return Report(**report)
@@ -156,7 +156,7 @@ def simulate(run: Run, base: BaseModel, prompts: list[Prompt], times: Times) -> 
     staff = SleepingStaff(times, driver)
     samplers = PooledSamplers(run, base, control, staff)
     rewards = PooledRewards(run, dict.fromkeys(run.rewards, ""), control, staff)
-    learner = SleepingLearner(control, times)
+    learner = SleepingLearner(control.sleep, times)
     marks: list[float] = []
 
     def log(scored: Scored, report: Report) -> None:
@@ -186,8 +186,7 @@ def table(
     words: Sequence[str], spent: Sequence[str], samplers: str, call: float, bandwidth: float
 ) -> Iterator[str]:
     """Lines of a table, one for every number of samplers; raises InputError."""
-    recipe = next((word for word in words if "=" not in word), "")
-    changes = [word for word in words if word != recipe]
+    recipe, changes = named(words, "simulate needs a recipe or run file, for example `ddpo simulate demo`.")
     prepared = prepare(find(recipe, changes))
     times = _times(prepared, spent, call, bandwidth)
     yield "samplers  s/step   images/s  lag   GB/step  driver  idle"

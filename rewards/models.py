@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddpo import denoiser
 from ddpo.denoiser import DTYPES
 from ddpo.errors import RewardError
 
@@ -18,7 +19,7 @@ def place(device: str) -> torch.device:
     """The device of "auto", "cpu" or "cuda"; raises RewardError where cuda is asked for and there is none."""
     if device == "cuda" and not torch.cuda.is_available():
         raise RewardError('device is "cuda", but torch sees no GPU in the reward worker. Give it gpus = 1, or "cpu".')
-    return torch.device("cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"))
+    return denoiser.device(device)
 
 
 def dtype_of(name: str, device: torch.device) -> torch.dtype:

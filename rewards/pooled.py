@@ -15,7 +15,8 @@ from ddpo.config import RewardConfig, Run
 from ddpo.control import Control
 from ddpo.deadline import stacks_after
 from ddpo.errors import DeadlineError, WorkerError
-from ddpo.pool import Call, Gone, Poison, Pool, Size
+from ddpo.pool import Call, Gone, Poison, Pool
+from ddpo.sizing import Size
 from ddpo.source import fingerprint
 from ddpo.stages import Stage, stages
 from ddpo.types import Captions, Images, Rollouts, Scored, Scores

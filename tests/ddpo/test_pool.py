@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from ddpo.errors import DdpoError, WorkerError
-from ddpo.pool import Call, Lost, Poison, Pool, Size, wanted
+from ddpo.pool import Call, Lost, Poison, Pool
+from ddpo.sizing import Size, wanted
 from deploy.virtual import VirtualControl
 
 STILLBORN = -1.0
@@ -90,6 +91,7 @@ def test_a_job_that_kills_whoever_takes_it_is_poison_and_the_others_are_done(con
     control.sleep(30)
     with pytest.raises(Poison, match="3 workers of sleepers were lost over it; the last one died"):
         jobs[1].result()
+    assert isinstance(jobs[1].exception(), DdpoError)  # which the command line tells without a traceback
     assert [job.done() and not job.exception() for job in jobs] == [True, False, True, True, True, True]
 
 
