@@ -88,9 +88,8 @@ class Sampler:
         """Which steps of the chunk's images the learner will train, (B, T); none of the grids' (step -1)."""
         if prompts.step < 0:
             return np.zeros((len(prompts.ids), self.run.policy.steps), bool)
-        first = prompts.step * self.run.learner.images_per_step
-        steps = trainable(self.run, self.denoiser.schedule.stochastic_T)
-        return trained(self.run, prompts.step, steps)[np.array(prompts.ids) - first]
+        place_B = np.array(prompts.ids) % self.run.learner.images_per_step
+        return trained(self.run, prompts.step, trainable(self.run, self.denoiser.schedule.stochastic_T))[place_B]
 
     def _compared(self, prompts: Prompts) -> list[int]:
         """Steps at which the base model is asked too: all that have noise, where the reward pays for KL, and for the

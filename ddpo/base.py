@@ -79,12 +79,11 @@ def _describe(
     try:
         side, channels = int(unet["sample_size"]), int(unet["in_channels"])
         factor = 2 ** (len(vae["block_out_channels"]) - 1)
-        text_size = sum(int(part["max_position_embeddings"]) * int(part["hidden_size"]) for part in text)
+        text_size = sum(int(one.get("max_position_embeddings", 77)) * int(one.get("hidden_size", 512)) for one in text)
     except (KeyError, TypeError, ValueError) as error:
         raise BaseModelError(
             f"policy.base: the size of {name}'s images cannot be read ({type(error).__name__}: {error}): unet/"
-            "config.json needs whole numbers sample_size and in_channels, vae/config.json needs block_out_channels, and "
-            "text_encoder/config.json needs max_position_embeddings and hidden_size."
+            "config.json needs whole numbers sample_size and in_channels, vae/config.json needs block_out_channels."
         ) from None
     is_xl = index["_class_name"] == SDXL
     return BaseModel(

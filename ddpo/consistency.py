@@ -109,8 +109,8 @@ def idle(run: Run) -> Problems:
     when another is asked of it."""
     learner, plain = run.learner, LearnerConfig()
     if learner.algorithm.startswith("rwr"):
-        keys, reason = ("window", "timestep_fraction", "clip"), (
-            f"{learner.algorithm} regresses on finished images, at timesteps of the training schedule, and has no ratio")
+        keys = ("window", "timestep_fraction", "clip")
+        reason = f"{learner.algorithm} has no ratio, and regresses on finished images noised anew, not on chains"
     elif learner.algorithm == "ddpo-sf":
         keys, reason = ("clip",), "ddpo-sf has no ratio"
     elif learner.correction == "truncate":

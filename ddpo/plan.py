@@ -39,7 +39,7 @@ def chosen(run: Run, step: int, epoch: int, steps: Sequence[int]) -> dict[int, N
 
 
 def trained(run: Run, step: int, steps: Sequence[int]) -> NDArray[np.bool_]:
-    """Steps of each image's chain that some inner epoch trains, (B, T); none for RWR, which has timesteps of its own."""
+    """Steps of each image's chain that an inner epoch trains, (B, T); none for RWR, which trains on no chain."""
     trained_BT = np.zeros((run.learner.images_per_step, run.policy.steps), bool)
     if not run.learner.algorithm.startswith("rwr"):
         for epoch in range(run.learner.inner_epochs):

@@ -100,7 +100,8 @@ def arithmetic(prepared: Prepared) -> list[tuple[str, str]]:
         ("learning", f"{images * trained * passes * run.learner.inner_epochs:,} UNet forwards and backwards a step"
                      f"{_proximal(run.learner)}"),
         ("clip", clip(prepared)),
-        ("trajectories", f"{states_held(run):.3g} states of {run.policy.steps + 1} kept, {chain / 1e6:.3g} MB an image, {chain * images * (run.lag + 1) / 1e6:.4g} MB in flight"),
+        ("trajectories", f"{states_held(run):.3g} of {run.policy.steps + 1} states kept, {chain / 1e6:.3g} MB an "
+                         f"image, {chain * images * (run.lag + 1) / 1e6:.4g} MB in flight"),
         ("processes", f"{run.actors.count} samplers, {_reward_workers(run)} reward workers, {_ranks(run.learner)}; "
                       f"batches are trained {run.lag} updates late"),
     ]
@@ -128,12 +129,14 @@ def _proximal(learner: LearnerConfig) -> str:
 
 def clip(prepared: Prepared) -> str:
     """What learner.clip amounts to on this model's latent."""
-    value, size = prepared.run.learner.clip, prepared.base.latent_size
-    if prepared.run.learner.correction == "truncate":
-        return f"none; importance weights are cut at {prepared.run.learner.truncation:g}"
-    nats = value * size
+    learner, size = prepared.run.learner, prepared.base.latent_size
+    if learner.algorithm != "ddpo-is":
+        return f"none; {learner.algorithm} has no ratio"
+    if learner.correction == "truncate":
+        return f"none; importance weights are cut at {learner.truncation:g}"
+    nats = learner.clip * size
     return (
-        f"{value:g} in mean log-prob is {nats:.3g} nats of the joint log-prob over {size:,} dimensions, "
+        f"{learner.clip:g} in mean log-prob is {nats:.3g} nats of the joint log-prob over {size:,} dimensions, "
         f"{nats / PAPER_NATS:.2g} times the paper's"
     )
 

@@ -49,7 +49,7 @@ class Learner:
             self.denoiser.unet.enable_gradient_checkpointing()
             self.denoiser.unet.train()
         self.window = trainable(run, self.denoiser.schedule.stochastic_T)
-        if not self.window:
+        if not self.window and not self.regression:
             raise InputError(f"learner.window = {run.learner.window} holds only steps with sigma = 0, which have no "
                              "log-prob. Write a window with earlier steps in it.")
         options, weights = run.learner, self.denoiser.trainable.values()
@@ -193,7 +193,8 @@ class Learner:
 
     def _terms(self, batch: Batch, pairs_P2: Tensor, place: int) -> Terms:
         if self.regression:
-            return regression(self.denoiser, batch, pairs_P2, int(stream(self.run, self.step, place, 1).integers(2**63)))
+            noise = stream(self.run, self.step, place, 1)
+            return regression(self.denoiser, batch, pairs_P2, int(noise.integers(2**63)))
         return policy_gradient(self.denoiser, self.run.learner, batch, pairs_P2)
 
     def _count(self, terms: Terms, pairs_P2: Tensor, tally: Tally, first: bool) -> None:
