@@ -24,7 +24,7 @@ from ddpo.errors import InputError
 from ddpo.pool import Call, Pool
 from ddpo.stages import stages
 from ddpo.types import Policy, Prompt, Receipt, Report, Scored, Scores
-from deploy.prepare import Prepared, prepare
+from deploy.prepare import Prepared, chunk_bytes, prepare
 from deploy.recipes import find, named
 from deploy.virtual import VirtualControl
 from rewards.pooled import PooledRewards
@@ -220,7 +220,6 @@ def _times(prepared: Prepared, spent: Sequence[str], call: float, bandwidth: flo
             f"--time is needed for {', '.join(needed)}, and for nothing else; given: {', '.join(given) or 'none'}. The "
             "report of a run shows what its stages took."
         )
-    base, batch = prepared.base, prepared.run.actors.batch
-    chunk = (prepared.run.policy.steps + 1) * base.latent_size * 4.0 * batch
+    chunk = chunk_bytes(prepared.run, prepared.base)
     rewards = {name: given[name] for name in pools}
     return Times(given["sample"], given["learn"], rewards, call, bandwidth, POLICY, chunk)

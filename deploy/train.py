@@ -21,7 +21,7 @@ from deploy.facts import facts
 from deploy.folder import RunFolder, choose, guarded
 from deploy.interrupt import Stop, stoppable
 from deploy.log import Wandb
-from deploy.prepare import Prepared, clip, clip_note
+from deploy.prepare import Prepared, clip, clip_note, idle_notes
 from deploy.session import Session
 from learner import checkpoint
 from learner.checkpoint import Checkpoint
@@ -35,7 +35,7 @@ def train(prepared: Prepared, runs: Path, resume: str | None, in_process: bool) 
     _announce(folder, prepared.run, saved)
     if _finished(folder, prepared.run, saved):
         return folder
-    if note := clip_note(prepared):
+    for note in filter(None, [*idle_notes(prepared.run), clip_note(prepared)]):
         print(f"Note: {note}", file=sys.stderr, flush=True)
     with stoppable() as stop, folder.claimed():
         try:
