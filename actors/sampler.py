@@ -24,7 +24,7 @@ from ddpo.config import Run
 from ddpo.denoiser import DTYPES, Denoiser
 from ddpo.errors import BaseModelError, DdpoError
 from ddpo.pictures import fingerprints
-from ddpo.plan import held, trainable, trained
+from ddpo.subset import held, trainable, trained
 from ddpo.threads import threads
 from ddpo.types import Images, Policy, Prompts, Receipt, Trajectory
 

@@ -15,8 +15,8 @@ from ddpo.base import BaseModel, find
 from ddpo.config import LearnerConfig, Run, plain, trained_timesteps
 from ddpo.consistency import idle
 from ddpo.errors import InputError
-from ddpo.plan import states_held
 from ddpo.stages import stages
+from ddpo.subset import states_held
 from ddpo.types import Prompt, Prompts
 from rewards.locate import check
 from rewards.pool import sources

@@ -25,7 +25,7 @@ from ddpo.config import Run
 from ddpo.denoiser import Denoiser
 from ddpo.errors import DdpoError, DeliveryError, InputError
 from ddpo.objective import Tally
-from ddpo.plan import chosen, held, stream, trainable, trained
+from ddpo.subset import chosen, held, stream, trainable, trained
 from ddpo.threads import threads
 from ddpo.types import Policy, Report, Trajectory
 from ddpo.weights import pack
