@@ -60,8 +60,8 @@ class Trajectory:
 
     version, digest: of the weights that were in the module when the chunk was drawn
     timesteps_T:     in sampling order, high noise first
-    held_BS:         which states x_T ... x_0 are here, those that training asks for (ddpo.subset); state i is before step
-                     i and state i + 1 after it
+    held_BS:         which states x_T ... x_0 are here, those that training asks for (ddpo.subset); state i is before
+                     step i and state i + 1 after it
     states_NCHW:     these, image by image in the chain's order, each once, float32; N is the number that is held
     log_probs_BT:    log p_old(x_{t-1} | x_t, c), mean over the latent's dimensions, float32; NaN where not trained
     text_BLD:        prompt embeddings, float32; null_LD is the empty prompt's, for guidance
