@@ -56,7 +56,8 @@ TROUBLES = {"none": (0.2, 10**9), "slow": (1.0, 10**9), "fails": (0.2, 10)}  # s
 
 def files(folder: Path) -> dict[str, Path]:
     """The run file of each trouble that a reward may make."""
-    base, found = tiny.run(tiny.make(folder / "model")), {}
+    model = folder / "model"
+    base, found = tiny.run(model if model.exists() else tiny.make(model)), {}
     for trouble, (seconds, fails) in TROUBLES.items():
         code = folder / f"{trouble}.py"
         code.write_text(REWARD.format(seconds=seconds, fails=fails))
