@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import sys
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
@@ -51,15 +50,11 @@ class Board:
         self.line = f"{line}; {advice.of(list(self.rows), self.run.lag)}"
 
     async def _say(self, message: str) -> None:
-        """Write the job's status message where it is new; the run does not depend on it."""
-        if not self.job or message == self.said:
-            return
-        self.said = message
-        try:
-            await job.say(self.job, message)
-        except Exception as error:  # of Ray's internals
-            print(f"Note: the job has no status message ({type(error).__name__}: {error}).", file=sys.stderr)
-            self.job = ""
+        """Make it the job's status message where it is new."""
+        if self.job and message != self.said:
+            self.said = message
+            with suppress(Exception):  # of Ray's internals: no reason to end a run, and the next step tells again
+                await job.say(self.job, message)
 
 
 def _beginning(states: list[State]) -> str:

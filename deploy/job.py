@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
 ENOUGH = 10  # seconds for the head to answer
 
@@ -23,4 +24,5 @@ async def say(job: str, message: str) -> None:
     from ray._private.worker import global_worker
     from ray.dashboard.modules.job.common import JobInfoStorageClient, JobStatus
 
-    await JobInfoStorageClient(global_worker.gcs_client).put_status(job, JobStatus.RUNNING, message, timeout=ENOUGH)
+    worker: Any = global_worker
+    await JobInfoStorageClient(worker.gcs_client).put_status(job, JobStatus.RUNNING, message, timeout=ENOUGH)

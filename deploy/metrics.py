@@ -7,7 +7,6 @@ Consumes the states of the pools and the lines of metrics.jsonl, produces gauges
 from __future__ import annotations
 
 import math
-from collections import Counter as Totals
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -67,7 +66,7 @@ class Metrics:
         self.gauges = {name: make(Gauge, name, says) for name, says in gauges.items()}
         self.counters = {name: make(Counter, name, says) for name, says in COUNTED.items()}
         self.stages = make(Histogram, "stage_seconds", STAGES, boundaries=BOUNDS)
-        self.totals: Totals[tuple[str, str]] = Totals()
+        self.totals: dict[tuple[str, str], int] = {}
 
     def pools(self, states: Sequence[State]) -> None:
         """How the pools stand now."""
@@ -102,7 +101,7 @@ class Metrics:
 
     def count_to(self, name: str, total: int, pool: str) -> None:
         """Have a counter stand at a total that somebody else counts."""
-        self._add(name, total - self.totals[name, pool], pool)
+        self._add(name, total - self.totals.get((name, pool), 0), pool)
         self.totals[name, pool] = total
 
     def _set(self, name: str, value: float | None, tag: str = "") -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from deploy import board, cluster
 from deploy.board import DASHBOARD, Board
+from deploy.facts import facts
 from deploy.folder import choose
 from deploy.interrupt import stoppable
 from deploy.log import Wandb
@@ -65,8 +66,8 @@ def test_a_run_exports_what_the_dashboard_asks_for_and_says_how_far_it_is(make_r
     mine = f"rewards={{mine={{kind='function', path='{tmp_path / 'mine.py'}'}}}}"
     prepared = prepare(make_run("name=watched", "lag=1", "learner.kl=0.01", mine))
     folder = choose(tmp_path, "watched", False)
-    folder.create(prepared.run, {})
-    with cluster.connected(prepared.run), stoppable() as stop:
+    with cluster.connected(prepared.run), stoppable() as stop, folder.claimed():
+        folder.create(prepared.run, facts(in_process=False))
         told = Board(prepared.run)
         with cluster.pools(prepared, told) as pools:
             Session(prepared, folder, *pools, cluster.images, stop, Wandb(prepared.run, folder), told).go(None)
