@@ -29,7 +29,7 @@ class Board:
     def __init__(self, run: Run) -> None:
         self.run, self.metrics, self.job = run, Metrics(run.name), job.submission()
         self.rows: deque[Mapping[str, Any]] = deque(maxlen=advice.STEPS)
-        self.line, self.said = "", ""
+        self.news, self.said = "", ""
         provision(_session())
 
     async def watch(self, pools: Mapping[str, Pool], learner: Any) -> None:
@@ -40,14 +40,18 @@ class Board:
             self.metrics.count_to("workers_lost", learner.lives - 1, "learner")
             if self.rows:
                 self.metrics.newest(self.rows[-1], self.run.steps)
-            await self._say(self.line or _beginning(states))
+            await self._say(self.news or _beginning(states))
             await asyncio.sleep(EVERY)
 
-    def step(self, row: Mapping[str, Any], line: str, weights: int) -> None:
-        """A step was learned; `line` says it to a person, `weights` is what was published, in bytes."""
+    def step(self, row: Mapping[str, Any], text: str, weights: int) -> None:
+        """A step was learned; `text` says how it went, `weights` is what was published, in bytes.
+
+        The Jobs page shows the first thirty letters of the message: how far the run is, and what limits it.
+        """
         self.metrics.learned(row, weights)
         self.rows.append(row)
-        self.line = f"{line}; {advice.of(list(self.rows), self.run.lag)}"
+        limit = advice.of(list(self.rows), self.run.lag)
+        self.news = f"step {row['step']}/{self.run.steps}; {limit}; {text}"
 
     async def _say(self, message: str) -> None:
         """Make it the job's status message where it is new."""
@@ -60,7 +64,7 @@ class Board:
 def _beginning(states: list[State]) -> str:
     """Before the first step has been learned."""
     missing = [f"{state.workers} of {state.low} {state.name}" for state in states if state.workers < state.low]
-    return f"starting: {', '.join(missing)} are up" if missing else "working on the first batch"
+    return f"starting: {', '.join(missing)} are up" if missing else "the first batch is under way"
 
 
 def _session() -> Path:

@@ -92,17 +92,16 @@ class Progress:
         return bar
 
     def show(self, metrics: dict[str, Any]) -> str:
-        """Report one finished step; returns the line that says it."""
+        """Report one finished step; returns how it went."""
         step, spread = metrics["step"], metrics["reward_std"]
         now = f"reward {metrics['reward_mean']:.3f} ± {spread:.3f}  {metrics['seconds']['total']:.1f} s/step"
         left = (time.perf_counter() - self.start) / (step - self.first) * (self.run.steps - step)
         text = f"{now}  {clock(left)} left"
-        line = f"step {step}/{self.run.steps}  {text}"
         if self.bar:
             self.bar.update(self.task, completed=step, now=text)
         else:
-            print(line, file=sys.stderr, flush=True)
-        return line
+            print(f"step {step}/{self.run.steps}  {text}", file=sys.stderr, flush=True)
+        return text
 
     def say(self, text: str) -> None:
         """A line of its own, above the bar where there is one."""

@@ -13,7 +13,7 @@ from typing import Any
 from ddpo.pool import State
 
 STAGES = "Seconds a step: of all its workers together for a pool, of the driver for learn, wait, log and total"
-BOUNDS = [0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0]  # seconds
+BOUNDS = [0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 90.0, 120.0, 300.0, 600.0, 1800.0]
 POOL = {  # one value for every pool
     "workers": "Workers that are up",
     "workers_starting": "Workers that are being placed or load their models",

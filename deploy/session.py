@@ -127,9 +127,9 @@ class Session:
         self.folder.append(self.folder.ledger_file, ledger.fates(scored, report.version))
         self.folder.append(self.folder.metrics_file, [metrics])
         self.wandb.scalars(metrics)
-        line = self.progress.show(metrics)
+        text = self.progress.show(metrics)
         if self.board:
-            self.board.step(metrics, line, len(self.learner.policy().message))
+            self.board.step(metrics, text, len(self.learner.policy().message))
         return metrics
 
     def _checkpoint(self, step: int) -> None:
