@@ -31,6 +31,10 @@ class SamplerActor(Sampler):
         os.nice(YIELD)
         super().__init__(run, base)
 
+    def __repr__(self) -> str:
+        """On Ray's dashboard."""
+        return "sampler"
+
     def fingerprint(self) -> str:
         """Of the sources on its node."""
         return fingerprint()

@@ -39,6 +39,10 @@ class LearnerActor(Learner):
     def __init__(self, run: Run, base: BaseModel, rank: int) -> None:
         super().__init__(run, base, Ranks(rank, run.learner.ranks))
 
+    def __repr__(self) -> str:
+        """On Ray's dashboard."""
+        return "learner"
+
     def meet(self) -> Address:
         """Where the ranks meet, on this rank's node."""
         host = ray.util.get_node_ip_address()

@@ -30,6 +30,10 @@ TRIES = 3  # as often may a chunk take its worker with it, or its images be lost
 class RewardActor(RewardWorker):
     """A RewardWorker that says which code it runs."""
 
+    def __repr__(self) -> str:
+        """On Ray's dashboard."""
+        return f"{self.verb}:{self.name}"
+
     def fingerprint(self) -> str:
         """Of the sources on its node."""
         return fingerprint()
