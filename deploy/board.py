@@ -30,7 +30,8 @@ class Board:
         self.run, self.metrics, self.job = run, Metrics(run.name), job.submission()
         self.rows: deque[Mapping[str, Any]] = deque(maxlen=advice.STEPS)
         self.news, self.said = "", ""
-        provision(_session())
+        with suppress(AttributeError):  # a Ray client (ray://) has no session on this machine
+            provision(_session())
 
     async def watch(self, pools: Mapping[str, Pool], learner: Any) -> None:
         """Tell how things stand for as long as the loop lives."""
