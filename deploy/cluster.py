@@ -23,6 +23,7 @@ from ddpo.errors import DeadlineError, InputError, WorkerError
 from ddpo.pool import Lost, Pool
 from ddpo.stages import stages
 from ddpo.types import Images, Rollouts
+from deploy.board import Board
 from deploy.interrupt import undisturbed, whole
 from deploy.prepare import Prepared
 
@@ -139,7 +140,7 @@ def _sum(run: Run, kind: str) -> int:
 
 
 @contextmanager
-def pools(prepared: Prepared) -> Iterator[tuple[Any, Any, Any]]:
+def pools(prepared: Prepared, board: Board | None = None) -> Iterator[tuple[Any, Any, Any]]:
     """Samplers, rewards and learner on the connected cluster, started and running this very code."""
     from actors.pooled import PooledSamplers
     from deploy.mailbox import mind
@@ -153,6 +154,8 @@ def pools(prepared: Prepared) -> Iterator[tuple[Any, Any, Any]]:
         samplers = PooledSamplers(run, base, control, staff)
         rewards = PooledRewards(run, prepared.reward_sources, control, staff)
         crews = {pool.name: pool for pool in (samplers.pool, *rewards.pools.values())}
+        if board:
+            control.spawn(board.watch(crews, learner))
         _await_start(run, control, list(crews.values()), learner)
         control.spawn(mind(run.name, crews))
         yield samplers, rewards, learner

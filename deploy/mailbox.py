@@ -43,11 +43,12 @@ class Mailbox:
 
 
 async def mind(run: str, pools: Mapping[str, Pool]) -> None:
-    """Keep the mailbox of a run for as long as the loop lives."""
+    """Keep the mailbox of a run for as long as the loop lives; its visits are none of the dashboard's tasks."""
     import ray
 
     box = ray.remote(Mailbox).options(
-        name=_name(run), namespace=NAMESPACE, num_cpus=0, max_restarts=-1, max_task_retries=-1, get_if_exists=True
+        name=_name(run), namespace=NAMESPACE, num_cpus=0, max_restarts=-1, max_task_retries=-1, get_if_exists=True,
+        enable_task_events=False,
     ).remote()
     while True:
         for name, low, high in await box.visit.remote([dataclasses.asdict(pool.state()) for pool in pools.values()]):

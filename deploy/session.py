@@ -15,6 +15,7 @@ from ddpo.advantage import advantage
 from ddpo.errors import Interrupted
 from ddpo.types import Prompts, Report, Scored
 from deploy import advice, ledger
+from deploy.board import Board
 from deploy.folder import RunFolder, guarded, write
 from deploy.gallery import Gallery
 from deploy.guard import Fall, Guard, mark_best
@@ -39,10 +40,10 @@ class Session:
 
     def __init__(
         self, prepared: Prepared, folder: RunFolder, samplers: Any, rewards: Any, learner: Any, fetch: Any, stop: Stop,
-        wandb: Wandb,
+        wandb: Wandb, board: Board | None,
     ) -> None:
         self.prepared, self.run, self.folder, self.stop, self.wandb = prepared, prepared.run, folder, stop, wandb
-        self.samplers, self.rewards, self.learner = samplers, rewards, learner
+        self.samplers, self.rewards, self.learner, self.board = samplers, rewards, learner, board
         self.draw, self.advantage = Draw(self.run, prepared.prompts), advantage(self.run)
         self.gallery = Gallery(prepared.fixed, samplers, rewards, fetch, folder)
         watched = [name for name, reward in self.run.rewards.items() if reward.weight == 0]
@@ -126,7 +127,9 @@ class Session:
         self.folder.append(self.folder.ledger_file, ledger.fates(scored, report.version))
         self.folder.append(self.folder.metrics_file, [metrics])
         self.wandb.scalars(metrics)
-        self.progress.show(metrics)
+        text = self.progress.show(metrics)
+        if self.board:
+            self.board.step(metrics, text, len(self.learner.policy().message))
         return metrics
 
     def _checkpoint(self, step: int) -> None:

@@ -17,6 +17,7 @@ from ddpo.config import Run
 from ddpo.errors import CheckpointError, InputError, Interrupted
 from ddpo.types import Rollouts
 from deploy import cluster
+from deploy.board import Board
 from deploy.facts import facts
 from deploy.folder import RunFolder, choose, guarded
 from deploy.interrupt import Stop, stoppable
@@ -57,11 +58,11 @@ def _check_process(run: Run, in_process: bool) -> None:
 def _run(prepared: Prepared, folder: RunFolder, saved: Checkpoint | None, in_process: bool, stop: Stop) -> None:
     wandb = Wandb(prepared.run, folder)
     try:
-        with _pools(prepared, in_process) as (samplers, rewards, learner, fetch):
+        with _pools(prepared, in_process) as (samplers, rewards, learner, board, fetch):
             stop.wait_for_step()
             with guarded(folder.path):
                 folder.cut_to(saved.step if saved else 0)
-            Session(prepared, folder, samplers, rewards, learner, fetch, stop, wandb).go(saved)
+            Session(prepared, folder, samplers, rewards, learner, fetch, stop, wandb, board).go(saved)
     finally:
         wandb.close()
 
@@ -105,7 +106,7 @@ def _checkpoint(folder: RunFolder, resume: str | None, prepared: Prepared) -> Ch
 
 
 @contextmanager
-def _pools(prepared: Prepared, in_process: bool) -> Iterator[tuple[Any, Any, Any, Any]]:
+def _pools(prepared: Prepared, in_process: bool) -> Iterator[tuple[Any, Any, Any, Any, Any]]:
     if in_process:
         os.environ.update(cluster.thread_settings(max(prepared.run.actors.threads, prepared.run.learner.threads)))
         from actors.pool import LocalSamplers
@@ -114,10 +115,12 @@ def _pools(prepared: Prepared, in_process: bool) -> Iterator[tuple[Any, Any, Any
 
         run, base = prepared.run, prepared.base
         rewards = LocalRewards(run, prepared.reward_sources)
-        yield LocalSamplers(run, base), rewards, LocalLearner(run, base), _here
+        yield LocalSamplers(run, base), rewards, LocalLearner(run, base), None, _here
         return
-    with cluster.connected(prepared.run), cluster.pools(prepared) as pools:
-        yield *pools, cluster.images
+    with cluster.connected(prepared.run):
+        board = Board(prepared.run)
+        with cluster.pools(prepared, board) as pools:
+            yield *pools, board, cluster.images
 
 
 def _here(rollouts: Rollouts) -> list[Any]:
