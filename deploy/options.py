@@ -45,7 +45,8 @@ def _parser() -> argparse.ArgumentParser:
 def _add_train(commands: argparse._SubParsersAction) -> None:
     train = commands.add_parser(
         "train", help="run a recipe or run file",
-        usage="ddpo train RUN.toml [table.key=value ...] [--check] [--resume [STEP|auto]] [--in-process] [--runs FOLDER]",
+        usage="ddpo train RUN.toml [table.key=value ...] [--check] [--resume [STEP|auto]] [--in-process] "
+              "[--runs FOLDER]",
     )
     train.add_argument("words", nargs="*", metavar="RUN.toml table.key=value",
                        help="a recipe's name or a run file, and what to change in it, e.g. learner.lr=1e-4")
