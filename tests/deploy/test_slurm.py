@@ -13,7 +13,7 @@ from terminal import result
 
 ROOT = Path(__file__).resolve().parents[2]
 # symmetric-run ends with `ray stop`, which ends every Ray that it sees: here it sees none but its own.
-APART = ("unshare", "--pid", "--fork", "--mount-proc")
+APART = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
 SRUN = '#!/bin/bash\nwhile [[ $1 == -* ]]; do shift; done\nexec "$@"\n'
 
 
@@ -35,8 +35,8 @@ def test_the_script_trains_on_a_cluster_of_its_own_and_ends_it(slurm, run_file, 
     script = ROOT / "deploy/slurm/train.sbatch"
     with tempfile.TemporaryDirectory(prefix="ddpo-", ignore_cleanup_errors=True) as folder:
         done = subprocess.run(
-            [*APART, "bash", script, run_file], cwd=tmp_path, env=slurm | {"RAY_TMPDIR": folder}, timeout=280,
-            capture_output=True, text=True,
+            [*APART, "bash", script, run_file, "learner.cpus=0"], cwd=tmp_path, env=slurm | {"RAY_TMPDIR": folder},
+            timeout=280, capture_output=True, text=True,
         )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Stopped all" in done.stdout and result(tmp_path / "runs/small")["steps"] == 2
