@@ -64,6 +64,7 @@ class ActorsConfig:
     threads: int = knob(1, "CPU threads of one sampler; part of the numbers, so fixed here", low=1)
     cpus: float = knob(1.0, "CPUs that Ray reserves for one sampler", low=0)
     gpus: float = knob(0.0, "GPUs that Ray reserves for one sampler; fractions share one", low=0)
+    role: str = knob("sampler", "only on nodes with this label `role`, where nodes of the cluster have one; empty: any")
     accelerator: str = knob("", 'only on nodes with this ray.io/accelerator-type, such as "A100"')
     timeout: float = knob(600.0, "seconds one chunk may take", above=0)
 
@@ -79,6 +80,8 @@ class StageConfig:
     threads: int = knob(1, "CPU threads of one worker's torch; part of the numbers, so fixed here", low=1)
     cpus: float = knob(1.0, "CPUs that Ray reserves for one worker", low=0)
     gpus: float = knob(0.0, "GPUs that Ray reserves for one worker; fractions share one", low=0)
+    role: str = knob("auto", "only on nodes with this label `role`, where nodes of the cluster have one; auto is "
+                     "reward-gpu with gpus, else reward-cpu; empty: any")
     accelerator: str = knob("", 'only on nodes with this ray.io/accelerator-type, such as "T4"')
     timeout: float = knob(120.0, "seconds this stage may take over one chunk before its images are masked", above=0)
 
@@ -112,6 +115,8 @@ class RewardConfig:
     threads: int = knob(1, "CPU threads of one worker's torch; part of the numbers, so fixed here", low=1)
     cpus: float = knob(1.0, "CPUs that Ray reserves for one worker", low=0)
     gpus: float = knob(0.0, "GPUs that Ray reserves for one worker; fractions share one", low=0)
+    role: str = knob("auto", "only on nodes with this label `role`, where nodes of the cluster have one; auto is "
+                     "reward-gpu with gpus, else reward-cpu; empty: any")
     accelerator: str = knob("", 'only on nodes with this ray.io/accelerator-type, such as "T4"')
     timeout: float = knob(120.0, "seconds one chunk may take before its images are masked", above=0)
     stages: dict[str, StageConfig] = knob({}, "a table a stage makes each a pool of its own; none keeps them together")
@@ -129,7 +134,7 @@ OPTIONS = {  # of [rewards.NAME] beyond those that every kind has
     "imagereward": {"model", "processor", "dtype", "device"},
     "http": {"url", "token_file", "batch"},
 }
-COMMON = {"kind", "weight", "workers", "max_workers", "threads", "cpus", "gpus", "accelerator", "timeout"}
+COMMON = {"kind", "weight", "workers", "max_workers", "threads", "cpus", "gpus", "role", "accelerator", "timeout"}
 STAGES = {"alignment": ("describe", "compare")}  # in the order in which an image goes through them
 
 
@@ -184,6 +189,8 @@ class LearnerConfig:
     threads: int = knob(1, "CPU threads of one rank; part of the numbers, so fixed here", low=1)
     cpus: float = knob(1.0, "CPUs that Ray reserves for one rank", low=0)
     gpus: float = knob(0.0, "GPUs that Ray reserves for one rank", low=0)
+    role: str = knob("learner", "only on nodes with this label `role`, where nodes of the cluster have one; empty: any")
+    accelerator: str = knob("", 'only on nodes with this ray.io/accelerator-type, such as "A100"')
     timeout: float = knob(3600.0, "seconds one update may take", above=0)
 
 

@@ -21,7 +21,8 @@ def _train(options: argparse.Namespace) -> None:
     from deploy.recipes import find, named
 
     words = list(options.words)
-    if options.resume and not options.resume.isdigit():  # `--resume demo` and `--resume lag=1` give no STEP
+    # `--resume demo` and `--resume lag=1` give no STEP
+    if options.resume and options.resume != "auto" and not options.resume.isdigit():
         words, options.resume = [options.resume, *words], ""
     recipe, changes = named(
         words, "train needs a recipe or run file, for example `ddpo train demo`; `ddpo recipes` lists them."
@@ -30,8 +31,11 @@ def _train(options: argparse.Namespace) -> None:
     if options.check:
         print(render(prepared))
         return
+    from deploy.folder import there_is
     from deploy.train import train
 
+    if options.resume == "auto":  # of a job that is tried again: the first try finds nothing to go on from
+        options.resume = "" if there_is(options.runs, prepared.run.name) else None
     folder = train(prepared, options.runs, options.resume, options.in_process)
     print(f"\nReport: {folder.path / 'report.html'}")
 

@@ -25,6 +25,7 @@ from ddpo.stages import stages
 from ddpo.types import Images, Rollouts
 from deploy.board import Board
 from deploy.interrupt import undisturbed, whole
+from deploy.placing import labels_here, shown, wanted
 from deploy.prepare import Prepared
 
 FETCH = 600.0  # seconds for images to come, drawn again if need be
@@ -149,7 +150,8 @@ def pools(prepared: Prepared, board: Board | None = None) -> Iterator[tuple[Any,
     from rewards.pooled import PooledRewards
 
     run, base, staff = prepared.run, prepared.base, Staff(prepared.run.name, _environment)
-    learner, control = RayLearner(run, base, _environment(run.learner.threads)), ControlThread()
+    learner = RayLearner(run, base, _environment(run.learner.threads), labels_here(run.learner))
+    control = ControlThread()
     try:
         samplers = PooledSamplers(run, base, control, staff)
         rewards = PooledRewards(run, prepared.reward_sources, control, staff)
@@ -201,8 +203,9 @@ def _await_start(run: Run, control: Control, pools: list[Pool], learner: Any) ->
         import ray
 
         states = [control.call(pool.state) for pool in pools if up[pool.name] in missing]
-        waiting = [f"{state.starting} of {state.target} {state.name}" for state in states]
-        waiting += ["the learner"] * any(rank in missing for rank in ranks)
+        where = {name: shown(labels_here(wants)) for name, wants in wanted(run).items()}
+        waiting = [f"{state.starting} of {state.target} {state.name}{where[state.name]}" for state in states]
+        waiting += [f"the learner{where['learner']}"] * any(rank in missing for rank in ranks)
         raise DeadlineError(
             f"after ray.timeout = {run.ray.timeout:g} s the cluster has not started {', '.join(waiting)}. It has "
             f"{_resources(ray.cluster_resources())}, free now {_resources(ray.available_resources())}. Add nodes, or "

@@ -45,13 +45,15 @@ def _parser() -> argparse.ArgumentParser:
 def _add_train(commands: argparse._SubParsersAction) -> None:
     train = commands.add_parser(
         "train", help="run a recipe or run file",
-        usage="ddpo train RUN.toml [table.key=value ...] [--check] [--resume [STEP]] [--in-process] [--runs FOLDER]",
+        usage="ddpo train RUN.toml [table.key=value ...] [--check] [--resume [STEP|auto]] [--in-process] "
+              "[--runs FOLDER]",
     )
     train.add_argument("words", nargs="*", metavar="RUN.toml table.key=value",
                        help="a recipe's name or a run file, and what to change in it, e.g. learner.lr=1e-4")
     train.add_argument("--check", action="store_true", help="print the resolved run and its arithmetic, then stop")
     train.add_argument("--resume", nargs="?", const="", metavar="STEP",
-                       help="go on from the newest whole checkpoint of this run, or from that of STEP")
+                       help="go on from the newest whole checkpoint of this run, or from that of STEP; `auto`: go on "
+                            "where there is such a run, else start it")
     train.add_argument("--in-process", action="store_true", help="everything in this process, without Ray")
     train.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where run folders are (runs)")
 

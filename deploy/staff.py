@@ -21,6 +21,7 @@ from ray.exceptions import (
 from ddpo.errors import DdpoError, WorkerError, original
 from ddpo.pool import Call, Gone, Lost
 from ddpo.source import fingerprint
+from deploy.placing import labels_here
 
 RETRY = 0.5  # seconds between two questions to an actor that Ray restarts
 
@@ -90,11 +91,10 @@ class Staff:
     def hire(
         self, role: str, kind: type, arguments: tuple[Any, ...], wants: Any, timeout: float
     ) -> Callable[[int], RayWorker]:
-        """What starts the worker with a number; `wants` says its cpus, gpus, threads and accelerator."""
+        """What starts the worker with a number; `wants` says its cpus, gpus, threads, role and accelerator."""
         options = {
             "num_cpus": wants.cpus, "num_gpus": wants.gpus, "max_restarts": -1, "max_task_retries": 0,
-            "runtime_env": self.environment(wants.threads),
-            **({"label_selector": {"ray.io/accelerator-type": wants.accelerator}} if wants.accelerator else {}),
+            "runtime_env": self.environment(wants.threads), "label_selector": labels_here(wants),
         }
         remote = ray.remote(kind)
 

@@ -14,7 +14,7 @@ import ray
 import torch
 from numpy.typing import NDArray
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
-from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ddpo.base import BaseModel
@@ -76,21 +76,28 @@ class LearnerActor(Learner):
 class RayLearner:
     """The main loop's learner; keeps the newest policy and state, the policies in flight and the current step.
 
+    labels: what the nodes of its ranks must have
     started: a reference to each rank's fingerprint, there once it has loaded the model and met the others
     """
 
-    def __init__(self, run: Run, base: BaseModel, environment: dict[str, Any]) -> None:
-        self.run, self.base, self.environment = run, base, environment
+    def __init__(self, run: Run, base: BaseModel, environment: dict[str, Any], labels: dict[str, str]) -> None:
+        self.run, self.base, self.environment, self.labels = run, base, environment, labels
         self.step, self.lives, self.ranks = 0, 0, run.learner.ranks
         self.known: list[tuple[int, str]] = []
         self.held: tuple[Policy, State | None] | None = None
-        self.group = placement_group([self._reserved()] * self.ranks, strategy="PACK") if self.ranks > 1 else None
+        self.group = self._together() if self.ranks > 1 else None
         self.actors: list[Any] = []
         self._start()
 
     def _reserved(self) -> dict[str, float]:
         options = self.run.learner
         return {kind: amount for kind, amount in (("CPU", options.cpus), ("GPU", options.gpus)) if amount}
+
+    def _together(self) -> PlacementGroup:
+        """Room for all ranks, which keeps their places while they are rebuilt."""
+        return placement_group(
+            [self._reserved()] * self.ranks, strategy="PACK", bundle_label_selector=[self.labels] * self.ranks
+        )
 
     def _start(self) -> None:
         """Start all ranks; does not wait for them."""
@@ -108,6 +115,8 @@ class RayLearner:
         }
         if self.group:
             options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(self.group, rank)
+        else:
+            options["label_selector"] = self.labels
         return ray.remote(LearnerActor).options(**options).remote(self.run, self.base, rank)
 
     def close(self) -> None:
@@ -199,9 +208,10 @@ class RayLearner:
 
     def _no_room(self) -> str:
         needed, free = self._reserved(), ray.available_resources()
+        where = "".join(f", {key}={value}" for key, value in self.labels.items())
         return (
             f"the learner died in step {self.step + 1} and was not there again after ray.timeout = "
-            f"{self.run.ray.timeout:g} s: it needs {self.ranks} x {_shown(needed)}; free on the cluster are "
+            f"{self.run.ray.timeout:g} s: it needs {self.ranks} x {_shown(needed)}{where}; free on the cluster are "
             f"{_shown({kind: free.get(kind, 0.0) for kind in needed})}. `--resume` goes on from the last checkpoint."
         )
 
