@@ -41,7 +41,7 @@ class Board:
             self.metrics.count_to("workers_lost", learner.lives - 1, "learner")
             if self.rows:
                 self.metrics.newest(self.rows[-1], self.run.steps)
-            await self._say(self.line or _beginning(states))
+            await self._say(self.says(states))
             await asyncio.sleep(EVERY)
 
     def step(self, row: Mapping[str, Any], line: str, weights: int) -> None:
@@ -49,6 +49,10 @@ class Board:
         self.metrics.learned(row, weights)
         self.rows.append(row)
         self.line = f"{line}; {advice.of(list(self.rows), self.run.lag)}"
+
+    def says(self, states: list[State]) -> str:
+        """How far the run is, in a sentence."""
+        return self.line or _beginning(states)
 
     async def _say(self, message: str) -> None:
         """Write the job's status message where it is new; the run does not depend on it."""

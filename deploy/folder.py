@@ -186,9 +186,18 @@ def choose(root: Path, name: str, resume: bool) -> RunFolder:
     return RunFolder(path)
 
 
-def _newest(root: Path, name: str) -> Path:
+def there_is(root: Path, name: str) -> bool:
+    """Whether there is a run of this name to resume."""
+    return bool(_of_name(root, name))
+
+
+def _of_name(root: Path, name: str) -> list[Path]:
     numbered = [path for path in root.glob(f"{name}-*") if path.name.removeprefix(f"{name}-").isdigit()]
-    found = [path for path in [root / name, *numbered] if RunFolder(path).config_file.is_file()]
+    return [path for path in [root / name, *numbered] if RunFolder(path).config_file.is_file()]
+
+
+def _newest(root: Path, name: str) -> Path:
+    found = _of_name(root, name)
     if not found:
         raise InputError(f"--resume: there is no run {name!r} in {root}. Start it without --resume first.")
     return max(found, key=lambda path: int(path.name.removeprefix(name).lstrip("-") or 1))
