@@ -36,19 +36,49 @@ def dashboard(address: str) -> str:
 
 
 def connect(address: str) -> Any:
-    """Ray's client of jobs; raises InputError where no dashboard answers or it admits nobody without a token."""
+    """Ray's client of jobs; raises InputError where no dashboard answers, or it admits nobody without a token, or its
+    Ray is another."""
     url = dashboard(address)
     try:
         _knock(url)
-        from ray.job_submission import JobSubmissionClient
+    except OSError as error:
+        raise InputError(_absent(url, error)) from None
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
 
+    logging.disable(logging.WARNING)  # else every file that is not uploaded is a line
+    try:
         client = JobSubmissionClient(url)
-        logging.disable(logging.WARNING)  # else every file that is not uploaded is a line
-        theirs = client._do_request("GET", "/api/version").json()["ray_version"]  # also asks whether it lets us in
+        _check_version(url, client._do_request("GET", "/api/version").json()["ray_version"])
+        client.list_jobs()
+        return client
+    except AuthenticationError as error:
+        raise InputError(_shut(url, error)) from None
     except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(_refused(url, error)) from None
-    _check_version(url, theirs)
-    return client
+        raise InputError(_absent(url, error)) from None
+
+
+def _knock(url: str) -> None:
+    place = urlsplit(url)
+    port = place.port or (443 if place.scheme == "https" else 80)
+    socket.create_connection((place.hostname or "", port), timeout=KNOCK).close()
+
+
+def _absent(url: str, error: Exception) -> str:
+    said = str(error).partition("\n")[0]
+    return (
+        f"no Ray dashboard answers at {url} ({type(error).__name__}: {said}). Give the cluster's with --address URL or "
+        "RAY_API_SERVER_ADDRESS; where its port is not open to you, forward it: ssh -L 8265:localhost:8265 HEAD."
+    )
+
+
+def _shut(url: str, error: Exception) -> str:
+    said = str(error).partition("\n")[0].rstrip(".")
+    return (
+        f"the cluster at {url} wants a token: {said}. Set RAY_AUTH_MODE=token and, in RAY_AUTH_TOKEN or the file that "
+        "RAY_AUTH_TOKEN_PATH names (~/.ray/auth_token), the token with which the cluster was started; `ray "
+        "get-auth-token` prints it there."
+    )
 
 
 def _check_version(url: str, theirs: str) -> None:
