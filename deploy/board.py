@@ -41,7 +41,7 @@ class Board:
             self.metrics.count_to("workers_lost", learner.lives - 1, "learner")
             if self.rows:
                 self.metrics.newest(self.rows[-1], self.run.steps)
-            await self._say(self.news or _beginning(states))
+            await self._say(self.says(states))
             await asyncio.sleep(EVERY)
 
     def step(self, row: Mapping[str, Any], text: str, weights: int) -> None:
@@ -53,6 +53,10 @@ class Board:
         self.rows.append(row)
         limit = advice.of(list(self.rows), self.run.lag)
         self.news = f"step {row['step']}/{self.run.steps}; {limit}; {text}"
+
+    def says(self, states: list[State]) -> str:
+        """How far the run is, in a sentence."""
+        return self.news or _beginning(states)
 
     async def _say(self, message: str) -> None:
         """Make it the job's status message where it is new."""

@@ -119,6 +119,11 @@ def _join(address: str) -> None:
         _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, RuntimeError) as error:
+        if "Version mismatch" in str(error):
+            raise InputError(
+                f"the cluster at {address!r} and this program do not fit together. {' '.join(str(error).split())}. "
+                "Make the environments of both from constraints.txt."
+            ) from None
         raise InputError(
             f"no Ray cluster answers at {address!r} ({type(error).__name__}: {str(error).partition(chr(10))[0]}). "
             "Check ray.address (or RAY_ADDRESS) and the token (RAY_AUTH_MODE, RAY_AUTH_TOKEN), or leave the address "
@@ -158,8 +163,8 @@ def pools(prepared: Prepared, board: Board | None = None) -> Iterator[tuple[Any,
         crews = {pool.name: pool for pool in (samplers.pool, *rewards.pools.values())}
         if board:
             control.spawn(board.watch(crews, learner))
+        control.spawn(mind(run.name, crews, board.says if board else lambda states: ""))
         _await_start(run, control, list(crews.values()), learner)
-        control.spawn(mind(run.name, crews))
         yield samplers, rewards, learner
     finally:
         with undisturbed():

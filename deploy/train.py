@@ -19,7 +19,7 @@ from ddpo.types import Rollouts
 from deploy import cluster
 from deploy.board import Board
 from deploy.facts import facts
-from deploy.folder import RunFolder, choose, guarded
+from deploy.folder import RunFolder, choose, guarded, there_is
 from deploy.interrupt import Stop, stoppable
 from deploy.log import Wandb
 from deploy.prepare import Prepared, clip, clip_note, idle_notes
@@ -29,8 +29,10 @@ from learner.checkpoint import Checkpoint
 
 
 def train(prepared: Prepared, runs: Path, resume: str | None, in_process: bool) -> RunFolder:
-    """Run to the end, or to an interrupt; `resume` is None, "" for the newest checkpoint, or a step."""
+    """Run to the end, or to an interrupt; `resume` is None, "" for the newest checkpoint, a step, or "auto"."""
     _check_process(prepared.run, in_process)
+    if resume == "auto":  # of a job that may be tried again: the first try finds nothing to go on from
+        resume = "" if there_is(runs, prepared.run.name) else None
     folder = choose(runs, prepared.run.name, resume is not None)
     saved = _checkpoint(folder, resume, prepared) if resume is not None else None
     _announce(folder, prepared.run, saved)
