@@ -247,6 +247,9 @@ class Run:
     steps: int = knob(100, "batches drawn and learned from", low=1)
     seed: int = knob(0, "fixes prompts, noise, LoRA's start and the order of minibatches", low=0, high=2**32 - 1)
     lag: int = knob(0, "batches sampled ahead; 0 is the paper's synchronous algorithm", low=0)
+    stall: float = knob(1800.0, "seconds without a chunk drawn or scored or a step learned until the run says what it "
+                        "waits for; half of learner.timeout, since an update, the longest quiet, may take many minutes",
+                        above=0)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     prompts: PromptsConfig = field(default_factory=PromptsConfig)
     actors: ActorsConfig = field(default_factory=ActorsConfig)

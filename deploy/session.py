@@ -9,6 +9,9 @@ import json
 import time
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from actors.prompts import Draw
 from ddpo import loop
 from ddpo.advantage import advantage
@@ -19,10 +22,11 @@ from deploy.folder import RunFolder, guarded, write
 from deploy.gallery import Gallery
 from deploy.guard import Fall, Guard, mark_best
 from deploy.interrupt import Stop
-from deploy.log import Progress, Wandb, record
+from deploy.log import Progress, Wandb, clock, record
 from deploy.policies import keep
 from deploy.prepare import Prepared
 from deploy.report import write_report
+from deploy.watchdog import Watchdog
 from learner import checkpoint
 from learner.checkpoint import Checkpoint
 
@@ -47,6 +51,7 @@ class Session:
         self.gallery = Gallery(prepared.fixed, samplers, rewards, fetch, folder)
         watched = [name for name, reward in self.run.rewards.items() if reward.weight == 0]
         self.guard = Guard(self.run.guard, watched, folder.metrics())
+        self.moves, self.awaited = 0, ""
 
     def go(self, saved: Checkpoint | None) -> None:
         """Restore, run the main loop, write the result."""
@@ -57,18 +62,20 @@ class Session:
             self.advantage.restore(saved.advantage)
         self.progress = Progress(self.run, self.learner.step)
         try:
-            self._learn(saved)
+            with Watchdog(self.run.stall, self._moved, self._stalled, self.folder.stacks_file):
+                self._learn(saved)
         finally:
             self.progress.close()
 
     def _learn(self, saved: Checkpoint | None) -> None:
+        self._await("the first grid")
         if self._has_grid(self.learner.step) and not self.gallery.has(self.learner.step):
             self.gallery.request(self.learner.policy())
         self.logging, self.clock = 0.0, time.perf_counter()
         stopped: Fall | None = None
         try:
             loop.run(
-                self.run.steps, self.drawn, self.samplers, self.rewards, self.advantage, self.learner, self.policies,
+                self.run.steps, self.drawn, self.samplers, self.rewards, self.weighed, self.learner, self.policies,
                 self.log,
             )
         except Overoptimised as end:
@@ -81,10 +88,17 @@ class Session:
         prompts, policy = self.draw(number), self.policies.of_batch(number)
         keep(self.folder, policy, self.run)
         self.folder.append(self.folder.ledger_file, [ledger.drawn(prompts, policy)])
+        self._await(f"samples and scores of step {number + 1}")
         return prompts
+
+    def weighed(self, scored: Scored) -> NDArray[np.float64]:
+        """A."""
+        self._await(f"the learner's update of step {self.learner.step + 1}")
+        return self.advantage(scored)
 
     def log(self, scored: Scored, report: Report) -> None:
         """Everything that happens between two steps, outside the algorithm."""
+        self._await(f"files and grids after step {report.version}")
         fall = self._told(self._write_metrics(scored, report))
         start = time.perf_counter()
         step, last = report.version, report.version == self.run.steps
@@ -103,6 +117,28 @@ class Session:
             self._collect()
             self._report()
             raise Interrupted(f"stopped after step {step} of {self.run.steps}; --resume goes on from there.")
+        self._await(f"samples and scores of step {step + 1}")
+
+    def _await(self, what: str) -> None:
+        """Note what the main loop turns to."""
+        self.moves, self.awaited = self.moves + 1, what
+
+    def _moved(self) -> tuple[int, int, int]:
+        """Differs from what it was wherever anything was drawn, scored, learned or written since."""
+        return self.moves, self.samplers.done, self.rewards.done
+
+    def _stalled(self, seconds: float) -> None:
+        """Say what a run that stands still waits for, and what is there; called in the watchdog's thread."""
+        try:
+            there = f"{self.samplers.standing()}; {self.rewards.standing()}"
+        except TimeoutError:
+            there = "the thread that keeps the pools does not answer"
+        self.progress.say(
+            f"Nothing was drawn, scored or learned for {clock(seconds)}. The run waits for {self.awaited}, and goes on "
+            f"waiting. {there}; the learner has learned {self.learner.step} steps. Where this process stands is in "
+            f"{self.folder.stacks_file}, what the workers do in their logs (ray logs, or the dashboard's Actors page). "
+            f"If this is but slow, raise stall = {self.run.stall:g}."
+        )
 
     def _told(self, metrics: dict[str, Any]) -> Fall | None:
         fall = self.guard.see(metrics)

@@ -38,7 +38,7 @@ MANIFEST = "manifest.json"
 BEST = "best"  # a link to one of the checkpoints
 
 # Tables and keys that change no number of the run; a checkpoint may be resumed with other values of them.
-FREE = ("name", "steps", "checkpoints", "guard", "images", "wandb", "ray")
+FREE = ("name", "steps", "stall", "checkpoints", "guard", "images", "wandb", "ray")
 FREE_IN_ROLES = ("count", "max_count", "workers", "max_workers", "cpus", "gpus", "accelerator", "timeout")
 
 
