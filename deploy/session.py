@@ -52,6 +52,8 @@ class Session:
         watched = [name for name, reward in self.run.rewards.items() if reward.weight == 0]
         self.guard = Guard(self.run.guard, watched, folder.metrics())
         self.moves, self.awaited = 0, ""
+        self.kept: Checkpoint | None = None  # what the last step left, where that is small
+        self.saved, self.writing, stop.keep = 0, False, self._keep
 
     def go(self, saved: Checkpoint | None) -> None:
         """Restore, run the main loop, write the result."""
@@ -99,21 +101,26 @@ class Session:
     def log(self, scored: Scored, report: Report) -> None:
         """Everything that happens between two steps, outside the algorithm."""
         self._await(f"files and grids after step {report.version}")
+        self.writing = True
         fall = self._told(self._write_metrics(scored, report))
+        self.kept = self._state() if self.run.policy.train == "lora" else None
         start = time.perf_counter()
         step, last = report.version, report.version == self.run.steps
         guarding = fall is not None and self.run.guard.action == "stop" and not last
-        stopping = self.stop.requested and not last and not guarding
-        if step % self.run.checkpoints.every == 0 or last or stopping or guarding:
+        due = step % self.run.checkpoints.every == 0 or last or guarding
+        if due:
             self._collect()
-            self._checkpoint(step)
+            self._checkpoint()
         if self._has_grid(step) or guarding:
             self._collect()
             self.gallery.request(self.learner.policy())
         self.logging = time.perf_counter() - start
         if fall and guarding:
             raise Overoptimised(fall)
-        if stopping:
+        self.writing = False
+        if self.stop.requested and not last:
+            if not due:
+                self._checkpoint()
             self._collect()
             self._report()
             raise Interrupted(f"stopped after step {step} of {self.run.steps}; --resume goes on from there.")
@@ -165,17 +172,27 @@ class Session:
         self.progress.show(metrics)
         return metrics
 
-    def _checkpoint(self, step: int) -> None:
+    def _state(self) -> Checkpoint:
+        """All that the last step left."""
+        policies = list(self.policies.recent)
+        return Checkpoint(self.learner.step, self.learner.state(), policies, self.advantage.state())
+
+    def _keep(self) -> None:
+        """Have what the last step left on disk, in the midst of the next one; `log`, where the run is there, does it
+        itself."""
+        if self.kept and self.kept.step > self.saved and not self.writing:
+            self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        state = self.kept or self._state()
         with guarded(self.folder.checkpoints):
             self.folder.sync()
-            checkpoint.save(
-                self.folder.checkpoints, step, self.learner.state(), list(self.policies.recent),
-                self.advantage.state(), self.run, self.prepared.base,
-            )
+            checkpoint.save(self.folder.checkpoints, state, self.run, self.prepared.base)
             if self.run.checkpoints.best:
                 measure, window = self.run.checkpoints.best, self.run.guard.window
-                mark_best(self.folder.checkpoints, step, self.guard.rows, measure, window)
+                mark_best(self.folder.checkpoints, state.step, self.guard.rows, measure, window)
             checkpoint.prune(self.folder.checkpoints, self.run.checkpoints.keep)
+        self.saved = state.step
 
     def _collect(self) -> None:
         for step, grid in self.gallery.collect():
