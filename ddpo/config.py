@@ -195,8 +195,8 @@ class CheckpointsConfig:
     keep: int = knob(3, "newest checkpoints kept", low=1)
     policies: str = knob("auto", "policies kept for `ddpo replay`: every one that drew an image, or those in "
                          "checkpoints; auto is all of LoRA's and no others", choices=("auto", "all", "checkpoints"))
-    notice: float = knob(30.0, "seconds that SIGTERM gives, as of a spot machine: a step that does not end in two "
-                         "thirds of them is left, and what the one before it made is kept (LoRA only)", above=0)
+    notice: float = knob(30.0, "seconds that SIGTERM gives, as of a spot machine: a step that does not end in half "
+                         "of them is left, and what the one before it made is kept (LoRA only)", above=0)
     best: str = knob("", 'also keep the best one, by the mean "reward" or by a part of it, trained on or watched')
 
 

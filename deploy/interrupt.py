@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-STEP = 2 / 3  # of the notice is for the step in hand, the rest for leaving
+STEP = 0.5  # of the notice is for the step in hand, the rest for leaving: ending a cluster may take some seconds
 
 
 class Stop:

@@ -12,6 +12,7 @@ import pytest
 from terminal import Answer, leftovers, metrics, result
 
 pytestmark = pytest.mark.timeout(600)  # the waits below end earlier
+NOTICE = 30  # seconds, of checkpoints.notice
 WORDS = ["steps=4", "checkpoints.every=1000", "rewards.jpeg.timeout=900"]
 
 # Call 1 is the grid's, then come two for every step: 4 is in the midst of step 2.
@@ -47,7 +48,7 @@ def ends_alike(ddpo: Callable[..., Answer], words: list[str], run_file: Path) ->
 def test_a_step_longer_than_the_notice_is_left_and_the_one_before_it_kept(ddpo, slow, run_file, tmp_path):
     act = "os.kill(os.getpid(), signal.SIGTERM); time.sleep(500)"
     answer = ddpo("train", run_file, "--in-process", *slow(act), "checkpoints.notice=1.5")
-    assert answer.code == 130 and "Stopping after this step, or in 1 s, with a checkpoint." in answer.err
+    assert answer.code == 130 and "Stopping after this step, or in 0.75 s, with a checkpoint." in answer.err
     assert "checkpoints.notice = 1.5 s are nearly over; the newest checkpoint is runs/small/checkp" in answer.err
     folder = tmp_path / "runs" / "small"
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["000001"] and leftovers(folder) == []
@@ -64,12 +65,12 @@ def test_a_step_that_ends_in_time_is_kept_too(ddpo, slow, run_file, tmp_path):
 
 @pytest.mark.ray
 @pytest.mark.parametrize(
-    ("act", "notice", "everyone", "lag", "steps"),
-    [("time.sleep(3)", 30, False, 0, 2), ("time.sleep(500)", 9, False, 1, 1), ("time.sleep(3)", 30, True, 1, 1)],
+    ("act", "everyone", "lag", "steps"),
+    [("time.sleep(3)", False, 0, 2), ("time.sleep(500)", False, 1, 1), ("time.sleep(3)", True, 1, 1)],
     ids=["the step ends in time", "it does not", "the cluster is told too"],
 )
-def test_on_ray_it_leaves_within_the_notice(start, ddpo, slow, run_file, tmp_path, act, notice, everyone, lag, steps):
-    command = start("train", run_file, *slow(act), f"checkpoints.notice={notice}", f"lag={lag}")
+def test_on_ray_it_leaves_within_the_notice(start, ddpo, slow, run_file, tmp_path, act, everyone, lag, steps):
+    command = start("train", run_file, *slow(act), f"lag={lag}")
     end = time.monotonic() + 300
     while not (tmp_path / "midst").exists() or not (tmp_path / "runs/small/metrics.jsonl").exists():
         assert command.process.poll() is None and time.monotonic() < end, command.terminal()
@@ -79,8 +80,9 @@ def test_on_ray_it_leaves_within_the_notice(start, ddpo, slow, run_file, tmp_pat
         process.send_signal(signal.SIGTERM)
     code = command.process.wait(120)
     seconds = time.monotonic() - told
-    print(f"left {seconds:.1f} s after SIGTERM, of {notice} s\n{command.terminal()}")
-    assert code == 130 and seconds < notice, command.terminal()
+    print(f"left {seconds:.1f} s after SIGTERM, of {NOTICE} s\n{command.terminal()}")
+    assert seconds < NOTICE and "Traceback" not in command.terminal() and "never retrieved" not in command.terminal()
+    assert code == 130 or everyone, command.terminal()  # Ray ends a process whose cluster has gone, with 1
     folder = tmp_path / "runs" / "small"
     assert len(metrics(folder)) >= steps and (folder / "checkpoints" / f"{steps:06d}").is_dir()
     assert leftovers(folder) == [] and ddpo("audit", folder).code == 0
