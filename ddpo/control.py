@@ -67,7 +67,7 @@ def within(future: Future[T]) -> Awaitable[T]:
 async def gathered(futures: Sequence[Any], patience: float, what: str) -> list[Any]:
     """All results, in order; raises the first error, and DeadlineError where none came for `patience` seconds."""
     everything = asyncio.gather(*(within(future) for future in futures))
-    everything.add_done_callback(lambda done: done.cancelled() or done.exception())  # else asyncio prints a stopped one's
+    everything.add_done_callback(lambda done: done.cancelled() or done.exception())  # else asyncio tells of it
     there = sum(future.done() for future in futures)
     while not (await asyncio.wait([everything], timeout=patience))[0]:
         before, there = there, sum(future.done() for future in futures)
