@@ -82,8 +82,9 @@ def test_on_ray_it_leaves_within_the_notice(start, ddpo, slow, run_file, tmp_pat
     seconds = time.monotonic() - told
     print(f"left {seconds:.1f} s after SIGTERM, of {NOTICE} s\n{command.terminal()}")
     assert seconds < NOTICE and "Traceback" not in command.terminal() and "never retrieved" not in command.terminal()
-    assert code == 130 or everyone, command.terminal()  # Ray ends a process whose cluster has gone, with 1
     folder = tmp_path / "runs" / "small"
-    assert len(metrics(folder)) >= steps and (folder / "checkpoints" / f"{steps:06d}").is_dir()
-    assert leftovers(folder) == [] and ddpo("audit", folder).code == 0
+    if not everyone:  # else Ray may end this process, whose cluster has gone, before it can do anything: as kill -9
+        assert code == 130 and leftovers(folder) == [], command.terminal()
+        assert len(metrics(folder)) >= steps and (folder / "checkpoints" / f"{steps:06d}").is_dir()
+    assert ddpo("audit", folder).code == 0
     assert ends_alike(ddpo, [*slow("pass"), f"lag={lag}"], run_file)
