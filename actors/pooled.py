@@ -100,6 +100,15 @@ class PooledSamplers:
         """How many samplers there are now."""
         return {self.pool.name: self.control.call(self.pool.state).workers}
 
+    @property
+    def done(self) -> int:
+        """Chunks drawn."""
+        return self.pool.done
+
+    def standing(self) -> str:
+        """How the pool stands, for a person."""
+        return str(self.control.call(self.pool.state))
+
     def sample(self, prompts: Prompts, policy: Policy) -> Rollouts:
         """Have all chunks of a batch drawn; returns at once."""
         message, label = self.staff.put(policy), f"sample v{policy.version}"

@@ -67,7 +67,7 @@ async def mind(run: str, pools: Mapping[str, Pool], says: Callable[[list[State]]
             if name in pools:
                 pools[name].resize(dataclasses.replace(pools[name].size, low=low, high=high))
         if stopping:
-            os.kill(os.getpid(), signal.SIGTERM)  # what any other way of stopping it does as well
+            os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C: after the step in hand, however long that is
         await asyncio.sleep(EVERY)
 
 

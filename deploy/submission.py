@@ -24,7 +24,7 @@ from ddpo.source import ROOT
 
 LOCAL = "http://127.0.0.1:8265"  # Ray's dashboard where nothing else is said
 KNOCK = 10.0  # seconds for the dashboard's port to open
-SECONDS_TO_LEAVE = "86400"  # that Ray gives a job that is stopped before it kills it; a step may be long
+SECONDS_TO_LEAVE = "3600"  # that Ray gives a job that it stops before it kills it; ours leave by checkpoints.notice
 RAYS_OWN = ("job_manager.py", "Running entrypoint for job", "Set ray log level")  # in lines that are not the run's
 POLL = 0.5
 

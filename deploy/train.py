@@ -40,12 +40,13 @@ def train(prepared: Prepared, runs: Path, resume: str | None, in_process: bool) 
         return folder
     for note in filter(None, [*idle_notes(prepared.run), clip_note(prepared)]):
         print(f"Note: {note}", file=sys.stderr, flush=True)
-    with stoppable() as stop, folder.claimed():
+    with stoppable(prepared.run.checkpoints.notice) as stop, folder.claimed():
         try:
             folder.create(prepared.run, facts(in_process) | {"clip": clip(prepared)})
             _run(prepared, folder, saved, in_process, stop)
         except KeyboardInterrupt:
-            raise Interrupted(_left(folder)) from None
+            why = f"checkpoints.notice = {prepared.run.checkpoints.notice:g} s are nearly over" if stop.late else ""
+            raise Interrupted(_left(folder, why or "stopped at once")) from None
     return folder
 
 
@@ -85,12 +86,12 @@ def _finished(folder: RunFolder, run: Run, saved: Checkpoint | None) -> bool:
     return saved is not None and saved.step == run.steps and folder.result_file.exists()
 
 
-def _left(folder: RunFolder) -> str:
-    """What a run that was stopped at once leaves."""
+def _left(folder: RunFolder, why: str) -> str:
+    """What a run that was stopped in the midst of a step leaves."""
     found = checkpoint.steps(folder.checkpoints)
     if found:
-        return f"stopped at once; the newest checkpoint is {found[-1]}, --resume goes on from there."
-    return "stopped at once, before the first checkpoint; nothing was kept that a run could go on from."
+        return f"{why}; the newest checkpoint is {found[-1]}, --resume goes on from there."
+    return f"{why}, before the first checkpoint; nothing was kept that a run could go on from."
 
 
 def _checkpoint(folder: RunFolder, resume: str | None, prepared: Prepared) -> Checkpoint | None:

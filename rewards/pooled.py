@@ -96,6 +96,15 @@ class PooledRewards:
         """How many workers every pool has now."""
         return {name: self.control.call(pool.state).workers for name, pool in self.pools.items()}
 
+    @property
+    def done(self) -> int:
+        """Chunks that went through a stage."""
+        return sum(pool.done for pool in self.pools.values())
+
+    def standing(self) -> str:
+        """How the pools stand, for a person."""
+        return "; ".join(str(self.control.call(pool.state)) for pool in self.pools.values())
+
     def score(self, rollouts: Rollouts) -> InFlight:
         """Have every chunk scored by every reward as soon as it is drawn; returns at once."""
         scores = {

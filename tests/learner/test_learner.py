@@ -253,7 +253,8 @@ def test_the_average_follows_the_weights_and_is_what_others_load(make_run, tmp_p
     state = learner.state()
     name = max(start, key=lambda key: float(np.abs(state[f"weights/{key}"] - start[key]).max()))
     assert not np.array_equal(state[f"average/{name}"], state[f"weights/{name}"])
-    path = checkpoint.save(tmp_path, 1, state, [learner.policy()], {}, run, find(run.policy.base))
+    whole = checkpoint.Checkpoint(1, state, [learner.policy()], {})
+    path = checkpoint.save(tmp_path, whole, run, find(run.policy.base))
     exported = load_file(path / lora.LORA_FILE)["unet." + name.replace(".default", "")]
     np.testing.assert_array_equal(exported, state[f"average/{name}"])
     resumed = Learner(run, find(run.policy.base))
