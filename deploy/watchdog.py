@@ -17,6 +17,7 @@ from ddpo.deadline import stacks_after
 
 GROWTH = 2.0  # each pause before it speaks again of the same standstill, over the one before
 OFTEN = 10  # looks in `seconds`, but one a second at most
+WRITING = 0.5  # seconds for the stacks to be on disk before it speaks of them
 
 
 class Watchdog:
@@ -55,7 +56,7 @@ class Watchdog:
     def _stood(self, seen: Any, pause: float) -> bool:
         """Whether nothing moves for so long; the stacks come even where C code keeps every Python thread from running,
         this one too."""
-        end = time.monotonic() + pause + self.period  # the stacks are written first
+        end = time.monotonic() + pause + WRITING
         with stacks_after(pause, self.file):
             while time.monotonic() < end:
                 if self.over.wait(self.period) or self.moved() != seen:
