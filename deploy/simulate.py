@@ -19,7 +19,7 @@ from actors.pooled import PooledSamplers
 from actors.prompts import Draw
 from ddpo import loop
 from ddpo.base import BaseModel
-from ddpo.config import Run
+from ddpo.config import Run, chunks
 from ddpo.errors import InputError
 from ddpo.pool import Call, Pool
 from ddpo.stages import stages
@@ -173,11 +173,11 @@ def simulate(run: Run, base: BaseModel, prompts: list[Prompt], times: Times) -> 
 def _outcome(
     run: Run, times: Times, marks: list[float], pools: Mapping[str, Pool], driver: Driver, learner: SleepingLearner
 ) -> Outcome:
-    total, chunks = marks[-1], run.learner.images_per_step // run.actors.batch
+    total, count = marks[-1], chunks(run)
     step = (marks[-1] - marks[0]) / (len(marks) - 1)
     idle = {name: 1 - pool.worked / (total * max(1, len(pool.members))) for name, pool in pools.items()}
     idle["learner"] = 1 - times.learn / step
-    moved = chunks * times.chunk + min(chunks, len(pools["samplers"].members)) * times.policy
+    moved = count * times.chunk + min(count, len(pools["samplers"].members)) * times.policy
     return Outcome(len(pools["samplers"].members), step, run.learner.images_per_step / step, idle,
                    driver.busy / total, float(np.mean(learner.lags)), moved)
 
