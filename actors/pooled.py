@@ -15,7 +15,7 @@ from ddpo.base import BaseModel
 from ddpo.config import Run
 from ddpo.control import Control, within
 from ddpo.deadline import stacks_after
-from ddpo.pool import Call, Pool
+from ddpo.pool import Call, Pool, numbered
 from ddpo.sizing import Size
 from ddpo.source import fingerprint
 from ddpo.types import Chunk, Images, Policy, Prompts, Receipt, Rollouts, Trajectory
@@ -90,7 +90,7 @@ class PooledSamplers:
     """From `actors.count` to `actors.max_count` samplers; results do not depend on which one draws a chunk."""
 
     def __init__(self, run: Run, base: BaseModel, control: Control, staff: Any) -> None:
-        self.size, self.control, self.staff = run.actors.batch, control, staff
+        self.run, self.control, self.staff = run, control, staff
         hire = staff.hire("sampler", SamplerActor, (run, base), run.actors, run.actors.timeout)
         self.pool = Pool("samplers", hire, Size(run.actors.count, max(run.actors.count, run.actors.max_count)))
         control.call(self.pool.open)
@@ -111,7 +111,7 @@ class PooledSamplers:
 
     def sample(self, prompts: Prompts, policy: Policy) -> Rollouts:
         """Have all chunks of a batch drawn; returns at once."""
-        message, label = self.staff.put(policy), f"sample v{policy.version}"
-        parts = prompts.chunks(self.size)
+        message, label = self.staff.put(policy), f"sample v{numbered(policy.version, self.run.steps)}"
+        parts = prompts.chunks(self.run.actors.batch)
         calls = [Call("sample", (part, message), 3, label, len(part.ids)) for part in parts]
         return Rollouts(prompts, [Drawing(self.control, self.pool, call) for call in calls])

@@ -22,6 +22,7 @@ from ddpo.sizing import Load, Size
 STARTS = 5  # workers that die at their start, one after the other, before the pool gives up
 LONGEST_PAUSE = 60.0  # seconds between two of them
 PERIOD = 1.0  # seconds between two looks at the load
+NAMES = 100  # different numbers in the labels of a run's calls
 SMOOTH = 0.2  # weight of the newest job in the mean service time
 
 
@@ -35,6 +36,14 @@ class Gone(Exception):
 
 class Poison(WorkerError):
     """A job over which one worker after the other was lost."""
+
+
+def numbered(number: int, count: int) -> str:
+    """A number from 0 to `count` in the label of a call, or the range that it is in where there are many: Ray keeps
+    about 30 kB for every name of a call that a driver ever makes."""
+    width = -(-count // NAMES)
+    first = number - number % width
+    return str(number) if width == 1 else f"{first}..{first + width - 1}"
 
 
 @dataclass(frozen=True)

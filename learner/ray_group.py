@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from ddpo.base import BaseModel
 from ddpo.config import Run
 from ddpo.errors import DdpoError, DeadlineError, WorkerError
-from ddpo.pool import Lost
+from ddpo.pool import Lost, numbered
 from ddpo.source import fingerprint
 from ddpo.types import Policy, Report, Scored
 from learner.learner import Learner
@@ -172,7 +172,8 @@ class RayLearner:
 
     def _learn(self, scored: Scored, advantages_B: NDArray[np.float64]) -> Report:
         """One step of all ranks; nothing is published before all have ended it."""
-        trajectories, label = [chunk.trajectory for chunk in scored.chunks], f"learn step {self.step + 1}"
+        trajectories = [chunk.trajectory for chunk in scored.chunks]
+        label = f"learn step {numbered(self.step + 1, self.run.steps)}"
         calls = [
             actor.learn.options(num_returns=3, name=label).remote(trajectories, advantages_B, scored.kept_B)
             for actor in self.actors

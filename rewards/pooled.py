@@ -15,7 +15,7 @@ from ddpo.config import RewardConfig, Run
 from ddpo.control import Control
 from ddpo.deadline import stacks_after
 from ddpo.errors import DeadlineError, WorkerError
-from ddpo.pool import Call, Gone, Poison, Pool
+from ddpo.pool import Call, Gone, Poison, Pool, numbered
 from ddpo.sizing import Size
 from ddpo.source import fingerprint
 from ddpo.stages import Stage, stages
@@ -78,7 +78,7 @@ class PooledRewards:
     gives them."""
 
     def __init__(self, run: Run, source: dict[str, str], control: Control, staff: Any) -> None:
-        self.config, self.control, every = run.rewards, control, stages(run.rewards)
+        self.config, self.control, self.steps, every = run.rewards, control, run.steps, stages(run.rewards)
         self.chains = {name: [stage for stage in every if stage.reward == name] for name in run.rewards}
         longest = max(sum(stage.wants.timeout for stage in chain) for chain in self.chains.values())
         self.patience = TRIES * (run.actors.timeout + longest + GRACE) + run.ray.timeout  # pools' deadlines come first
@@ -129,7 +129,7 @@ class PooledRewards:
         """Only the first stage fetches the images; what it makes of them is small and comes by way of the driver."""
         made, receipt = chunk.images, chunk.receipt
         for stage in chain:
-            label = f"{stage.verb}:{stage.reward} v{receipt.version}"
+            label = f"{stage.verb}:{stage.reward} v{numbered(receipt.version, self.steps)}"
             call = Call(stage.verb, (made,), 1, label, len(receipt.ids))
             made, = await self.pools[stage.pool].submit(call)
         return made

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from ddpo.errors import DdpoError, WorkerError
-from ddpo.pool import Call, Lost, Poison, Pool
+from ddpo.pool import Call, Lost, Poison, Pool, numbered
 from ddpo.sizing import Size, wanted
 from deploy.virtual import VirtualControl
 
@@ -171,3 +171,9 @@ def test_a_pool_grows_under_load_to_what_it_needs_and_shrinks_after_the_cool_dow
 )
 def test_how_many_workers_the_work_needs(load, backlog, present, goal):
     assert wanted(load, backlog, present, Size(1, 10)) == goal
+
+
+def test_calls_of_a_long_run_share_names_and_those_of_a_short_one_do_not():
+    assert [numbered(number, 44) for number in (0, 7, 44)] == ["0", "7", "44"]
+    assert [numbered(number, 250) for number in (0, 2, 3, 250)] == ["0..2", "0..2", "3..5", "249..251"]
+    assert len({numbered(number, 10**6) for number in range(0, 10**6, 997)}) <= 101
