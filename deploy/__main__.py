@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 
 from ddpo.errors import DdpoError, InputError, Interrupted
@@ -93,6 +94,15 @@ def _simulate(options: argparse.Namespace) -> None:
         print(line, flush=True)
 
 
+def _plan(options: argparse.Namespace) -> int:
+    from deploy.plan import plan
+    from deploy.plan_table import render
+
+    found = plan(options)
+    print(json.dumps(asdict(found), indent=1) if options.json else render(found), flush=True)
+    return 3 if found.lacks else 0
+
+
 def _audit(options: argparse.Namespace) -> None:
     from deploy.audit import audit, render
 
@@ -127,9 +137,9 @@ def _recipes(options: argparse.Namespace) -> None:
     print(listing())
 
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "train": _train, "sample": _sample, "eval": _eval, "compare": _compare, "publish": _publish, "recipes": _recipes,
-    "train-aesthetic": _train_aesthetic, "scale": _scale, "simulate": _simulate, "audit": _audit, "replay": _replay,
+    "train-aesthetic": _train_aesthetic, "scale": _scale, "simulate": _simulate, "plan": _plan, "audit": _audit, "replay": _replay,
     "serve-reward": _serve_reward, "check-reward": _check_reward,
 }
 
@@ -151,8 +161,9 @@ def _run(options: argparse.Namespace) -> int:
         os.environ.setdefault(name, value)
     try:
         check_root()
-        COMMANDS[options.command](options)
+        code = COMMANDS[options.command](options)
         sys.stdout.flush()
+        return code or 0
     except BrokenPipeError:  # the reader of `ddpo recipes | head` has gone; nothing more can be told to it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Interrupted as error:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import json
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
@@ -42,6 +42,24 @@ class Memory:
     def total(self) -> int:
         """At the peak."""
         return self.weights + self.learning + self.activations
+
+
+@dataclass(frozen=True)
+class Counted:
+    """parameters: of the UNet, LoRA's among them; policy: bytes of the weights that the learner publishes."""
+
+    parameters: int
+    policy: int
+    sampler: Memory
+    learner: Memory
+
+
+def count(run: Run, base: BaseModel) -> Counted:
+    """Everything, on one UNet without data."""
+    denoiser = skeleton(run, base)
+    parameters = sum(weight.numel() for weight in denoiser.unet.parameters())
+    policy = 4 * sum(weight.numel() for weight in denoiser.trainable.values())
+    return Counted(parameters, policy, sampler(run, base, denoiser), learner(run, base, denoiser))
 
 
 class Alive(TorchDispatchMode):
@@ -89,32 +107,52 @@ class _FusedAttention(torch.autograd.Function):
         return tuple(torch.empty_like(tensor) for tensor in ctx.saved_tensors[:3])
 
 
-class Fused(TorchFunctionMode):
-    """Attention as CUDA computes it."""
+@contextmanager
+def fused() -> Iterator[None]:
+    """Attention as CUDA computes it, for the block. Not as a TorchFunctionMode: those are off while autograd runs, and
+    with gradient checkpointing the forward pass is run again there."""
+    def attention(q_BHLD: Tensor, k_BHLD: Tensor, v_BHLD: Tensor, *_: Any, **__: Any) -> Any:
+        return _FusedAttention.apply(q_BHLD, k_BHLD, v_BHLD)
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Any other function as it is."""
-        if func is torch.nn.functional.scaled_dot_product_attention:
-            return _FusedAttention.apply(*args[:3])
-        return func(*args, **(kwargs or {}))
+    functional: Any = torch.nn.functional
+    there, functional.scaled_dot_product_attention = functional.scaled_dot_product_attention, attention
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention = there
 
 
-def learner(run: Run, base: BaseModel) -> Memory:
+@torch.no_grad()
+def sampler(run: Run, base: BaseModel, denoiser: Denoiser) -> Memory:
+    """One sampler, at the larger of its two peaks: a step of the chain, or the decoder."""
+    vae, alive = _autoencoder(run, base), Alive()
+    weights = _weights(alive, [denoiser.unet, vae, *_text_encoders(run, base)])
+    given = rows(base, denoiser, run.actors.batch)
+    states = given[0].nbytes * 2 * (run.policy.steps + 1)  # and as much noise, drawn beforehand
+    with fused(), alive:
+        denoiser.step(*given)
+        vae.decode(given[0].to(vae.dtype), return_dict=False)[0].float()
+    return Memory(weights, 0, alive.peak - weights + states)
+
+
+def learner(run: Run, base: BaseModel, denoiser: Denoiser) -> Memory:
     """One rank in a minibatch's second micro-batch, when the first one's gradients are there."""
-    denoiser = skeleton(run, base)
     alive, options = Alive(), run.learner
+    weights = _weights(alive, [denoiser.unet])
     trained = sum(weight.nbytes for weight in denoiser.trainable.values())
-    weights = alive.count([*denoiser.unet.parameters(), *denoiser.unet.buffers()])
     if options.gradient_checkpointing:
         denoiser.unet.enable_gradient_checkpointing()
         denoiser.unet.train()
-    with Fused(), alive:
-        _loss(run, denoiser, base).backward()
-    learning = trained * (4 if options.ema else 3)
-    return Memory(weights, learning, alive.peak - weights)
+    with fused(), alive:
+        _loss(run, base, denoiser).backward()
+    return Memory(weights, trained * (4 if options.ema else 3), alive.peak - weights)
 
 
-def _loss(run: Run, denoiser: Denoiser, base: BaseModel) -> Tensor:
+def _weights(alive: Alive, networks: list[Any]) -> int:
+    return alive.count(tensor for network in networks for tensor in (*network.parameters(), *network.buffers()))
+
+
+def _loss(run: Run, base: BaseModel, denoiser: Denoiser) -> Tensor:
     """Of a micro-batch: what learner.losses computes with the network; its sums over pairs are of no size."""
     given = rows(base, denoiser, run.learner.micro_batch)
     x_BCHW = torch.empty_like(given[0])
@@ -123,20 +161,6 @@ def _loss(run: Run, denoiser: Denoiser, base: BaseModel) -> Tensor:
     gaussian = denoiser.step(*given)
     loss = gaussian.log_prob(x_BCHW).sum()
     return loss + gaussian.kl(denoiser.base_step(*given)).sum() if run.learner.kl else loss
-
-
-@torch.no_grad()
-def sampler(run: Run, base: BaseModel) -> Memory:
-    """One sampler, at the larger of its two peaks: a step of the chain, or the decoder."""
-    denoiser, vae, alive = skeleton(run, base), _autoencoder(run, base), Alive()
-    parts = [denoiser.unet, vae, *_text_encoders(run, base)]
-    weights = alive.count(tensor for part in parts for tensor in (*part.parameters(), *part.buffers()))
-    given = rows(base, denoiser, run.actors.batch)
-    states = given[0].nbytes * 2 * (run.policy.steps + 1)  # and as much noise, drawn beforehand
-    with Fused(), alive:
-        denoiser.step(*given)
-        vae.decode(given[0].to(vae.dtype), return_dict=False)[0].float()
-    return Memory(weights, 0, alive.peak - weights + states)
 
 
 def skeleton(run: Run, base: BaseModel) -> Denoiser:

@@ -33,10 +33,11 @@ class Prepared:
     reward_sources: dict[str, str]
 
 
-def prepare(run: Run) -> Prepared:
-    """Find model, prompts and reward files; raises one InputError that tells of all that is wrong."""
+def prepare(run: Run, weights: bool = True) -> Prepared:
+    """Find model (its `weights` too, or what describes it alone), prompts and reward files; raises one InputError that
+    tells of all that is wrong."""
     problems: list[str] = []
-    base = _attempt(lambda: find(run.policy.base), problems)
+    base = _attempt(lambda: find(run.policy.base, weights), problems)
     prompts = _attempt(lambda: source(run.prompts), problems)
     rewards = _attempt(lambda: sources(run), problems)
     _attempt(lambda: check(run), problems)
@@ -84,7 +85,7 @@ def arithmetic(prepared: Prepared) -> list[tuple[str, str]]:
     updates = images // run.learner.minibatch * run.learner.inner_epochs
     pairs = run.learner.minibatch * trained
     passes = 1 if run.policy.guidance == 1 else 2
-    chain = (run.policy.steps + 1) * base.latent_size * 4
+    chain = chunk_bytes(run, base) / run.actors.batch
     return [
         ("model", f"{base.name}: {base.image_size} px, latent {'x'.join(map(str, base.latent_CHW))} "
                   f"({base.latent_size:,} dimensions), predicts {base.prediction}"),
@@ -102,6 +103,11 @@ def arithmetic(prepared: Prepared) -> list[tuple[str, str]]:
         ("processes", f"{run.actors.count} samplers, {_reward_workers(run)} reward workers, {_ranks(run.learner)}; "
                       f"batches are trained {run.lag} updates late"),
     ]
+
+
+def chunk_bytes(run: Run, base: BaseModel) -> float:
+    """Of a chunk's trajectory."""
+    return 4.0 * run.actors.batch * (run.policy.steps + 1) * base.latent_size
 
 
 def _reward_workers(run: Run) -> int:

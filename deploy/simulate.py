@@ -24,7 +24,7 @@ from ddpo.errors import InputError
 from ddpo.pool import Call, Pool
 from ddpo.stages import stages
 from ddpo.types import Policy, Prompt, Receipt, Report, Scored, Scores
-from deploy.prepare import Prepared, prepare
+from deploy.prepare import chunk_bytes, prepare
 from deploy.recipes import find, named
 from deploy.virtual import VirtualControl
 from rewards.pooled import PooledRewards
@@ -173,13 +173,19 @@ def simulate(run: Run, base: BaseModel, prompts: list[Prompt], times: Times) -> 
 def _outcome(
     run: Run, times: Times, marks: list[float], pools: Mapping[str, Pool], driver: Driver, learner: SleepingLearner
 ) -> Outcome:
-    total, chunks = marks[-1], run.learner.images_per_step // run.actors.batch
+    total = marks[-1]
     step = (marks[-1] - marks[0]) / (len(marks) - 1)
     idle = {name: 1 - pool.worked / (total * max(1, len(pool.members))) for name, pool in pools.items()}
     idle["learner"] = 1 - times.learn / step
-    moved = chunks * times.chunk + min(chunks, len(pools["samplers"].members)) * times.policy
+    moved = bytes_moved(run, times.chunk, times.policy, len(pools["samplers"].members))
     return Outcome(len(pools["samplers"].members), step, run.learner.images_per_step / step, idle,
                    driver.busy / total, float(np.mean(learner.lags)), moved)
+
+
+def bytes_moved(run: Run, chunk: float, policy: float, samplers: int) -> float:
+    """In a step: every chunk's trajectory to the learner, the policy to every sampler that draws a chunk."""
+    chunks = run.learner.images_per_step // run.actors.batch
+    return chunks * chunk + min(chunks, samplers) * policy
 
 
 def table(
@@ -188,7 +194,7 @@ def table(
     """Lines of a table, one for every number of samplers; raises InputError."""
     recipe, changes = named(words, "simulate needs a recipe or run file, for example `ddpo simulate demo`.")
     prepared = prepare(find(recipe, changes))
-    times = _times(prepared, spent, call, bandwidth)
+    times = given(prepared.run, prepared.base, spent, call, bandwidth)
     yield "samplers  s/step   images/s  lag   GB/step  driver  idle"
     for count in _counts(samplers, prepared.run.actors.count):
         found = simulate(find(recipe, [*changes, f"actors.count={count}"]), prepared.base, prepared.prompts, times)
@@ -204,23 +210,22 @@ def _counts(samplers: str, default: int) -> list[int]:
         raise InputError(f"--samplers {samplers}: write numbers with commas between them, such as 1,8,64.") from None
 
 
-def _times(prepared: Prepared, spent: Sequence[str], call: float, bandwidth: float) -> Times:
+def given(run: Run, base: BaseModel, spent: Sequence[str], call: float, bandwidth: float) -> Times:
     """What was given on the command line; raises InputError where a stage has no time."""
-    given: dict[str, float] = {}
+    known: dict[str, float] = {}
     for stage in spent:
         name, _, seconds = stage.partition("=")
         try:
-            given[name] = float(seconds)
+            known[name] = float(seconds)
         except ValueError:
             raise InputError(f"--time {stage}: write STAGE=SECONDS, such as sample=25.") from None
-    pools = [stage.pool for stage in stages(prepared.run.rewards)]
+    pools = [stage.pool for stage in stages(run.rewards)]
     needed = ["sample", "learn", *pools]
-    if set(given) != set(needed):
+    if set(known) != set(needed):
         raise InputError(
-            f"--time is needed for {', '.join(needed)}, and for nothing else; given: {', '.join(given) or 'none'}. The "
+            f"--time is needed for {', '.join(needed)}, and for nothing else; given: {', '.join(known) or 'none'}. The "
             "report of a run shows what its stages took."
         )
-    base, batch = prepared.base, prepared.run.actors.batch
-    chunk = (prepared.run.policy.steps + 1) * base.latent_size * 4.0 * batch
-    rewards = {name: given[name] for name in pools}
-    return Times(given["sample"], given["learn"], rewards, call, bandwidth, POLICY, chunk)
+    chunk = chunk_bytes(run, base)
+    rewards = {name: known[name] for name in pools}
+    return Times(known["sample"], known["learn"], rewards, call, bandwidth, POLICY, chunk)
