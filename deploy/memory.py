@@ -139,13 +139,15 @@ def learner(run: Run, base: BaseModel, denoiser: Denoiser) -> Memory:
     """One rank in a minibatch's second micro-batch, when the first one's gradients are there."""
     alive, options = Alive(), run.learner
     weights = _weights(alive, [denoiser.unet])
-    trained = sum(weight.nbytes for weight in denoiser.trainable.values())
+    for weight in denoiser.trainable.values():
+        weight.grad = torch.empty_like(weight)
+    gradients = alive.count(weight.grad for weight in denoiser.trainable.values()) - weights
     if options.gradient_checkpointing:
         denoiser.unet.enable_gradient_checkpointing()
         denoiser.unet.train()
     with fused(), alive:
         _loss(run, base, denoiser).backward()
-    return Memory(weights, trained * (4 if options.ema else 3), alive.peak - weights)
+    return Memory(weights, gradients * (4 if options.ema else 3), alive.peak - weights - gradients)
 
 
 def _weights(alive: Alive, networks: list[Any]) -> int:

@@ -33,6 +33,10 @@ GPU_MEMORY = {  # GB by Ray's names of accelerators, the smaller where there are
     "H200": 141,
 }
 SIMULATED = 40  # steps, at most
+SLOWER = (  # or faster: what a stage's time hangs on besides its images
+    "policy.base", "policy.steps", "policy.guidance", "policy.dtype", "policy.train", "actors.gpus", "learner.gpus",
+    "learner.ranks", "learner.inner_epochs", "learner.timestep_fraction",
+)
 
 
 @dataclass(frozen=True)
@@ -86,15 +90,15 @@ def plan(options: argparse.Namespace) -> Plan:
     prepared, unknown = _prepared(run)
     there = _nodes(options)
     seats = seat(run, there) if there else None
-    needed, policy = _memory(run, prepared, unknown)
+    needed, policy = _memory(run, prepared)
     staff = crews(run, has_roles(there) if there else True)
     problems, notes = _gpus(staff, needed, there)
     spent, warnings = _spent(run, options)
     return Plan(
-        run.name, prepared.base.name if prepared else unknown, staff, needed, recipes.stated_memory(recipe),
+        run.name, run.policy.base, staff, needed, recipes.stated_memory(recipe),
         _store(run, prepared.base, policy) if prepared else {}, _network(run, prepared.base, policy) if prepared else {},
         _time(prepared, spent, policy, options) if prepared and spent else None,
-        seats, [*(seats.lacks if seats else []), *problems], [*warnings, *notes],
+        seats, [*(seats.lacks if seats else []), *problems], [*([unknown] if unknown else []), *warnings, *notes],
     )
 
 
@@ -113,7 +117,7 @@ def _nodes(options: argparse.Namespace) -> list[Node]:
     return nodes.there(options.address) if options.address else []
 
 
-def _memory(run: Run, prepared: Prepared | None, unknown: str) -> tuple[list[Memory], int]:
+def _memory(run: Run, prepared: Prepared | None) -> tuple[list[Memory], int]:
     """Of every crew's process, and the bytes of a policy."""
     from deploy import memory
 
@@ -178,10 +182,9 @@ def _network(run: Run, base: BaseModel, policy: int) -> dict[str, float]:
     from deploy.simulate import bytes_moved
 
     trajectories = bytes_moved(run, chunk_bytes(run, base), 0.0, run.actors.count)
-    lookers = [name for name, reward in run.rewards.items() if reward.kind]
     return {
         "trajectories": trajectories, "policies": bytes_moved(run, 0.0, policy, run.actors.count),
-        "images": len(lookers) * run.learner.images_per_step * _pixels(base),
+        "images": len(run.rewards) * run.learner.images_per_step * _pixels(base),
     }
 
 
@@ -226,12 +229,11 @@ def _read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 def _differences(run: Run, config: Mapping[str, Any], folder: Path) -> list[str]:
     """What makes a stage slower or faster and is not reckoned with."""
-    ours = dataclasses.asdict(run)
-    keys = ("policy.base", "policy.steps", "policy.guidance", "policy.dtype", "policy.train", "actors.gpus",
-            "learner.gpus", "learner.ranks", "learner.inner_epochs", "learner.timestep_fraction")
-    pairs = ((key, *(config_.get(table, {}).get(name) for config_ in (config, ours)))
-             for key in keys for table, name in [key.split(".")])
-    told = [f"{key} {theirs} there, {here} here" for key, theirs, here in pairs if theirs != here]
+    ours, told = dataclasses.asdict(run), []
+    for table, key in (name.split(".") for name in SLOWER):
+        theirs, here = config.get(table, {}).get(key), ours[table][key]
+        if theirs != here:
+            told.append(f"{table}.{key} is {theirs} there, {here} here")
     return [f"the times are those of {folder}, which differs: {'; '.join(told)}"] if told else []
 
 

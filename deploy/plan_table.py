@@ -14,7 +14,7 @@ COLUMNS = {"weights": "weights", "learning": "gradients, Adam", "activations": "
 def render(plan: Plan) -> str:
     """All of it."""
     return "\n".join([f"{plan.run}: {plan.model}", *_crews(plan.crews), *_memory(plan), *_bytes(plan), *_time(plan),
-                      *_seats(plan)])
+                      *_seats(plan), *_notes(plan)])
 
 
 def _crews(crews: Sequence[Crew]) -> Iterator[str]:
@@ -49,9 +49,9 @@ def _parts(process: Memory) -> str:
 
 def _bytes(plan: Plan) -> Iterator[str]:
     if plan.store:
-        yield "\nBytes"
-        yield f"  object stores, at most: {_sum(plan.store)}"
-        yield f"  network, a step:        {_sum(plan.network)}"
+        yield "\nBytes in object stores (of what is in flight) and over the network"
+        yield f"  object stores: {_sum(plan.store)}"
+        yield f"  a step:        {_sum(plan.network)}"
 
 
 def _sum(parts: Mapping[str, float]) -> str:
@@ -70,12 +70,17 @@ def _time(plan: Plan) -> Iterator[str]:
 
 
 def _seats(plan: Plan) -> Iterator[str]:
-    if plan.seats or plan.lacks or plan.notes:
+    if plan.seats or plan.lacks:
         yield "\nCluster"
     if plan.seats:
         yield from _rooms(plan.seats, plan.crews)
     yield from (f"  lacks: {lack}" for lack in plan.lacks)
-    yield from (f"  note: {note}" for note in plan.notes)
+
+
+def _notes(plan: Plan) -> Iterator[str]:
+    if plan.notes:
+        yield "\nNotes"
+    yield from (f"  {note}" for note in plan.notes)
 
 
 def _rooms(seats: Seats, crews: Sequence[Crew]) -> Iterator[str]:
