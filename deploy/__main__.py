@@ -139,8 +139,8 @@ def _recipes(options: argparse.Namespace) -> None:
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "train": _train, "sample": _sample, "eval": _eval, "compare": _compare, "publish": _publish, "recipes": _recipes,
-    "train-aesthetic": _train_aesthetic, "scale": _scale, "simulate": _simulate, "plan": _plan, "audit": _audit, "replay": _replay,
-    "serve-reward": _serve_reward, "check-reward": _check_reward,
+    "train-aesthetic": _train_aesthetic, "scale": _scale, "simulate": _simulate, "audit": _audit, "replay": _replay,
+    "plan": _plan, "serve-reward": _serve_reward, "check-reward": _check_reward,
 }
 
 

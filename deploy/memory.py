@@ -139,9 +139,10 @@ def learner(run: Run, base: BaseModel, denoiser: Denoiser) -> Memory:
     """One rank in a minibatch's second micro-batch, when the first one's gradients are there."""
     alive, options = Alive(), run.learner
     weights = _weights(alive, [denoiser.unet])
-    for weight in denoiser.trainable.values():
-        weight.grad = torch.empty_like(weight)
-    gradients = alive.count(weight.grad for weight in denoiser.trainable.values()) - weights
+    grads = {weight: torch.empty_like(weight) for weight in denoiser.trainable.values()}
+    gradients = alive.count(grads.values()) - weights
+    for weight, grad in grads.items():
+        weight.grad = grad
     if options.gradient_checkpointing:
         denoiser.unet.enable_gradient_checkpointing()
         denoiser.unet.train()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from deploy.plan import Memory, Plan
+from deploy.plan import Plan
+from deploy.processes import Process
 from deploy.report.scale import duration, size
 from deploy.room import Crew, Seats
 
@@ -21,7 +22,8 @@ def _crews(crews: Sequence[Crew]) -> Iterator[str]:
     yield "\nWho goes where"
     for crew in crews:
         where = ", ".join(f"{key}={value}" for key, value in crew.labels.items())
-        yield f"  {crew.name:<12} {_range(crew.low, crew.high):>7} x {crew.wish:<18} {where and 'on nodes with ' + where}"
+        place = f"on nodes with {where}" if where else "on any node"
+        yield f"  {crew.name:<12} {_range(crew.low, crew.high):>7} x {crew.wish:<18} {place}"
     sums = [f"{sum(crew.low * getattr(crew, kind) for crew in crews):g}" for kind in ("gpus", "cpus")]
     most = [f"{sum(crew.high * getattr(crew, kind) for crew in crews):g}" for kind in ("gpus", "cpus")]
     parts = [f"{_range(low, high)} {kind}" for low, high, kind in zip(sums, most, ("GPU", "CPU"), strict=True)]
@@ -33,7 +35,7 @@ def _range(low: object, high: object) -> str:
 
 
 def _memory(plan: Plan) -> Iterator[str]:
-    yield "\nMemory of one process at its peak (an estimate; of rewards the weights alone, what they compute comes on top)"
+    yield "\nMemory of one process at its peak, estimated (of rewards the weights alone: what they compute comes on top)"
     for process in plan.memory:
         said = process.unknown and f"unknown: {process.unknown}"
         yield f"  {process.crew:<12} {process.device}  {said or _parts(process)}"
@@ -41,7 +43,7 @@ def _memory(plan: Plan) -> Iterator[str]:
         yield f"  The run file says: {plan.stated}"
 
 
-def _parts(process: Memory) -> str:
+def _parts(process: Process) -> str:
     known = {COLUMNS[part]: count for part, count in process.parts.items() if count}
     parts = " + ".join(f"{name} {size(count)}" for name, count in known.items())
     return f"{size(process.total)} = {parts}" if known else "no model"

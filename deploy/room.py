@@ -89,7 +89,7 @@ class _Room:
         self.used, self.cpus = True, self.cpus - crew.cpus
         for _ in range(max(1, round(crew.gpus)) if crew.gpus else 0):
             share = min(1.0, crew.gpus)
-            tightest = min((gpu for gpu in self.gpus if gpu > share - NEARLY))
+            tightest = min(gpu for gpu in self.gpus if gpu > share - NEARLY)
             self.gpus[self.gpus.index(tightest)] -= share
 
 
@@ -140,4 +140,5 @@ def _lack(crew: Crew, found: int, nodes: Sequence[Node]) -> str:
     largest = max(matching, key=lambda node: (node.gpus, node.cpus))
     if not any(_Room(node).fits(crew) for node in matching):
         return f"{what}: the largest node{among} has {largest.gpus:g} GPU + {largest.cpus:g} CPU"
-    return f"{what}: all {len(matching)} nodes{among} are full" if len(matching) > 1 else f"{what}: the node{among} is full"
+    full = f"all {len(matching)} nodes{among} are full" if len(matching) > 1 else f"the node{among} is full"
+    return f"{what}: {full}"

@@ -1,4 +1,4 @@
-"""`ddpo plan`: memory against what the CPU really allocates, seats worked out by hand, the command and its exit code."""
+"""`ddpo plan`: memory against what the CPU really allocates, seats worked out by hand, the command."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from ddpo.base import find
 from ddpo.denoiser import Denoiser
 from deploy import memory, nodes
 from deploy.plan import Plan, plan
+from deploy.processes import Process, against_gpus
 from deploy.recipes import stated_memory
 from deploy.room import Node, crews, seat
 from rewards import size
@@ -51,7 +52,10 @@ def on_cpu(given: tuple[Tensor, Tensor, Tensor, Tensor]) -> Callable[..., tuple[
     return lambda base, denoiser, count: given
 
 
-@pytest.mark.parametrize("words", [[], ["learner.gradient_checkpointing=true"], ["learner.kl=0.1"], ["policy.guidance=1"]])
+WAYS = [[], ["learner.gradient_checkpointing=true"], ["learner.kl=0.1"], ["policy.guidance=1"]]
+
+
+@pytest.mark.parametrize("words", WAYS)
 def test_the_learners_activations_are_those_that_the_cpu_allocates(make_run, wide, tmp_path, monkeypatch, words):
     run = make_run(f"policy.base={wide}", *words)
     base = find(str(wide))
@@ -165,7 +169,7 @@ def test_time_and_bytes_are_the_simulators(run_file):
     from deploy.simulate import given, simulate
 
     found = planned(str(run_file), "steps=20", time=TIMES)
-    assert found.time and found.time.seconds_per_step == pytest.approx(2 * 5 + 1 + 10, rel=0.01)  # two chunks, one sampler
+    assert found.time and found.time.seconds_per_step == pytest.approx(2 * 5 + 1 + 10, rel=0.01)  # two chunks
     assert found.time.seconds == pytest.approx(20 * found.time.seconds_per_step)
     prepared = prepare(load(str(run_file), ["steps=20"]))
     times = given(prepared.run, prepared.base, TIMES, 0.0, 1e9)
@@ -175,7 +179,7 @@ def test_time_and_bytes_are_the_simulators(run_file):
 
 def test_times_of_another_run_are_scaled_to_this_ones_images(run_file, tmp_path):
     seconds = {"sample": 8.0, "score jpeg": 1.6, "learn": 4.0}
-    rows = [{"seconds": {name: 100.0 for name in seconds}}, {"seconds": seconds}, {"seconds": seconds}]
+    rows = [{"seconds": dict.fromkeys(seconds, 100.0)}, {"seconds": seconds}, {"seconds": seconds}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "config.toml").write_text("[learner]\nimages_per_step = 16\n[policy]\nsteps = 5\n")
     found = planned(str(run_file), like=tmp_path)  # 8 images in chunks of 4
@@ -193,20 +197,18 @@ def test_a_cluster_that_lacks_something_ends_with_3(ddpo, run_file, tmp_path):
     assert whole.code == 0 and json.loads(whole.out)["seats"]["nodes"]["learner"] == 1
 
 
-def test_a_model_larger_than_the_gpu_is_a_lack(make_run, monkeypatch):
-    from deploy import plan as planning
-
+def test_a_model_larger_than_the_gpu_is_a_lack(make_run):
     staff = crews(make_run("learner.gpus=0.5", "learner.accelerator=T4"))
-    parts = [planning.Memory("learner", "GPU", {"weights": 9e9})]
-    assert planning._gpus(staff, parts, []) == (
-        [], ["one of learner takes about 9 GB, more than its share of 0.5 T4 (8 GB)"])
-    (lack,), _ = planning._gpus(staff, [replace(parts[0], parts={"weights": 20e9})], [])
+    parts = [Process("learner", "GPU", {"weights": 9e9})]
+    lacks, (note,) = against_gpus(staff, parts, [])
+    assert not lacks and note.startswith("one of learner takes about 9 GB, more than its share of 0.5 T4 (8 GB)")
+    (lack,), _ = against_gpus(staff, [replace(parts[0], parts={"weights": 20e9})], [])
     assert lack == "one of learner takes about 20 GB, more than T4 has (16 GB)"
 
 
 def test_a_model_that_is_not_here_is_unknown_and_not_guessed():
-    found = planned("compressibility")
-    assert "CompVis/stable-diffusion-v1-4" in found.notes[0] and found.stated == stated_memory("compressibility")
+    found = planned("compressibility", "policy.base=nobody/has-this-model")
+    assert "nobody/has-this-model" in found.notes[0] and found.stated == stated_memory("compressibility")
     assert all(part.unknown for part in found.memory if part.crew in ("samplers", "learner")) and not found.store
 
 
