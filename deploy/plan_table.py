@@ -35,7 +35,7 @@ def _range(low: object, high: object) -> str:
 
 
 def _memory(plan: Plan) -> Iterator[str]:
-    yield "\nMemory of one process at its peak, estimated (of rewards the weights alone: what they compute comes on top)"
+    yield "\nMemory of one process at its peak, estimated (of rewards the weights alone; what they compute is more)"
     for process in plan.memory:
         said = process.unknown and f"unknown: {process.unknown}"
         yield f"  {process.crew:<12} {process.device}  {said or _parts(process)}"
