@@ -26,11 +26,12 @@ SIMULATED = 40  # steps, at most
 
 @dataclass(frozen=True)
 class Time:
-    """What the simulator says. advice: which stage limits the run, and what would help."""
+    """What the simulator says. workers: to which pools have grown; advice: what limits the run with them."""
 
     seconds_per_step: float
     seconds: float
     images_per_second: float
+    workers: dict[str, int]
     idle: dict[str, float]
     advice: str
 
@@ -132,6 +133,5 @@ def _time(prepared: Prepared, spent: Sequence[str], policy: int, options: argpar
     found = simulate(short, prepared.base, prepared.prompts, times)
     chunks = run.learner.images_per_step // run.actors.batch
     work = {name: chunks * seconds for name, seconds in (("samplers", times.sample), *times.rewards.items())}
-    workers = {crew.name: crew.low for crew in crews(run) if crew.name != "learner"}
-    return Time(found.seconds_per_step, found.seconds_per_step * run.steps, found.images_per_second, dict(found.idle),
-                str(advise(work, workers, times.learn, run.lag)))
+    return Time(found.seconds_per_step, found.seconds_per_step * run.steps, found.images_per_second, dict(found.workers),
+                dict(found.idle), str(advise(work, found.workers, times.learn, run.lag)))

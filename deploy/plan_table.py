@@ -44,9 +44,8 @@ def _memory(plan: Plan) -> Iterator[str]:
 
 
 def _parts(process: Process) -> str:
-    known = {COLUMNS[part]: count for part, count in process.parts.items() if count}
-    parts = " + ".join(f"{name} {size(count)}" for name, count in known.items())
-    return f"{size(process.total)} = {parts}" if known else "no model"
+    parts = {COLUMNS[part]: count for part, count in process.parts.items() if count}
+    return _sum(parts) if parts else "no model"
 
 
 def _bytes(plan: Plan) -> Iterator[str]:
@@ -57,6 +56,8 @@ def _bytes(plan: Plan) -> Iterator[str]:
 
 
 def _sum(parts: Mapping[str, float]) -> str:
+    if len(parts) == 1:
+        return "".join(f"{size(count)} of {name}" for name, count in parts.items())
     return f"{size(sum(parts.values()))} = " + " + ".join(f"{name} {size(count)}" for name, count in parts.items())
 
 
@@ -67,7 +68,8 @@ def _time(plan: Plan) -> Iterator[str]:
         return
     idle = ", ".join(f"{name} {max(0.0, share):.0%}" for name, share in plan.time.idle.items())
     yield (f"  {duration(plan.time.seconds_per_step)} a step, {duration(plan.time.seconds)} in all, "
-           f"{plan.time.images_per_second:.3g} images/s; idle: {idle}")
+           f"{plan.time.images_per_second:.3g} images/s")
+    yield f"  with {', '.join(f'{count} {name}' for name, count in plan.time.workers.items())}; idle: {idle}"
     yield f"  {plan.time.advice}"
 
 

@@ -52,9 +52,9 @@ class Times:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a simulated run did; idle shares are of the whole time, the learner's of a step."""
+    """What a simulated run did; idle shares are of the whole time, the learner's of a step; workers: the most of a pool."""
 
-    samplers: int
+    workers: Mapping[str, int]
     seconds_per_step: float
     images_per_second: float
     idle: Mapping[str, float]
@@ -157,28 +157,31 @@ def simulate(run: Run, base: BaseModel, prompts: list[Prompt], times: Times) -> 
     samplers = PooledSamplers(run, base, control, staff)
     rewards = PooledRewards(run, dict.fromkeys(run.rewards, ""), control, staff)
     learner = SleepingLearner(control.sleep, times)
-    marks: list[float] = []
+    pools = {"samplers": samplers.pool, **rewards.pools}
+    marks, most = list[float](), dict.fromkeys(pools, 0)
 
     def log(scored: Scored, report: Report) -> None:
         marks.append(control.loop.time())
+        most.update({name: max(most[name], len(pool.members)) for name, pool in pools.items()})
 
     try:
         loop.run(run.steps, Draw(run, prompts), samplers, rewards, lambda scored: scored.rewards_B, learner,
                  loop.Policies(run.lag, [learner.policy()]), log)
-        return _outcome(run, times, marks, {"samplers": samplers.pool, **rewards.pools}, driver, learner)
+        return _outcome(run, times, marks, most, pools, driver, learner)
     finally:
         control.close()
 
 
 def _outcome(
-    run: Run, times: Times, marks: list[float], pools: Mapping[str, Pool], driver: Driver, learner: SleepingLearner
+    run: Run, times: Times, marks: list[float], workers: Mapping[str, int], pools: Mapping[str, Pool], driver: Driver,
+    learner: SleepingLearner,
 ) -> Outcome:
     total = marks[-1]
     step = (marks[-1] - marks[0]) / (len(marks) - 1)
     idle = {name: 1 - pool.worked / (total * max(1, len(pool.members))) for name, pool in pools.items()}
     idle["learner"] = 1 - times.learn / step
-    moved = bytes_moved(run, times.chunk, times.policy, len(pools["samplers"].members))
-    return Outcome(len(pools["samplers"].members), step, run.learner.images_per_step / step, idle,
+    moved = bytes_moved(run, times.chunk, times.policy, workers["samplers"])
+    return Outcome(workers, step, run.learner.images_per_step / step, idle,
                    driver.busy / total, float(np.mean(learner.lags)), moved)
 
 

@@ -170,11 +170,18 @@ def test_time_and_bytes_are_the_simulators(run_file):
 
     found = planned(str(run_file), "steps=20", time=TIMES)
     assert found.time and found.time.seconds_per_step == pytest.approx(2 * 5 + 1 + 10, rel=0.01)  # two chunks
+    assert found.time.advice.startswith("the stages wait for one another")
     assert found.time.seconds == pytest.approx(20 * found.time.seconds_per_step)
     prepared = prepare(load(str(run_file), ["steps=20"]))
     times = given(prepared.run, prepared.base, TIMES, 0.0, 1e9)
     there = simulate(prepared.run, prepared.base, prepared.prompts, replace(times, policy=found.network["policies"]))
     assert there.bytes_per_step == found.network["trajectories"] + found.network["policies"]
+
+
+def test_pools_that_may_grow_are_grown_before_the_advice(run_file):
+    found = planned(str(run_file), "steps=40", "lag=1", "actors.max_count=2", time=["sample=60", "jpeg=1", "learn=100"])
+    assert found.time and found.time.workers == {"samplers": 2, "jpeg": 1}
+    assert found.time.advice.startswith("the learner limits you")
 
 
 def test_times_of_another_run_are_scaled_to_this_ones_images(run_file, tmp_path):

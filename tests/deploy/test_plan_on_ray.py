@@ -31,7 +31,8 @@ def dashboard() -> Iterator[str]:
     parts, port = tempfile.mkdtemp(prefix="ddpo-"), free_port()
     words = [
         "start", "--head", "--block", f"--temp-dir={parts}", f"--port={free_port()}", "--num-cpus=3", "--num-gpus=2",
-        "--labels=role=sampler,ray.io/accelerator-type=A100", "--object-store-memory=100000000", "--disable-usage-stats",
+        "--labels=role=sampler,ray.io/accelerator-type=A100", "--object-store-memory=100000000",
+        "--disable-usage-stats",
         "--dashboard-host=127.0.0.1", f"--dashboard-port={port}", f"--ray-client-server-port={free_port()}",
         f"--dashboard-agent-listen-port={free_port()}",
     ]
