@@ -167,8 +167,8 @@ def _loss(run: Run, base: BaseModel, denoiser: Denoiser) -> Tensor:
 
 
 def skeleton(run: Run, base: BaseModel) -> Denoiser:
-    """The policy without data. Weights that are all trained are fp32 and cast for each operation, which meta tensors
-    cannot be: there everything counts as fp32, which is too much."""
+    """The policy without data. Fully trained weights are fp32 and cast for each operation (autocast), which the meta
+    device cannot do: then activations count as fp32, which is too much."""
     from diffusers import UNet2DConditionModel
 
     config = replace(run.policy, device="meta")

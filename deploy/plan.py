@@ -59,13 +59,12 @@ def plan(options: argparse.Namespace) -> Plan:
     recipe, changes = recipes.named(options.words, "plan needs a recipe or run file, for example `ddpo plan demo`.")
     run = recipes.find(recipe, changes)
     prepared, unknown = _prepared(run)
+    base = prepared.base if prepared else None
     there = _nodes(options)
-    seats = seat(run, there) if there else None
-    needed, policy = processes(run, prepared.base if prepared else None)
-    staff = crews(run, has_roles(there) if there else True)
+    seats, staff = seat(run, there) if there else None, crews(run, has_roles(there) or not there)
+    needed, policy = processes(run, base)
     problems, notes = against_gpus(staff, needed, there)
     spent, warnings = _spent(run, options)
-    base = prepared.base if prepared else None
     return Plan(
         run.name, run.policy.base, staff, needed, recipes.stated_memory(recipe),
         _store(run, base, policy) if base else {}, _network(run, base, policy) if base else {},
@@ -91,10 +90,12 @@ def _nodes(options: argparse.Namespace) -> list[Node]:
 
 def _store(run: Run, base: BaseModel, policy: int) -> dict[str, float]:
     """Bytes in the object stores of all nodes together: lag + 1 batches, and the policies that draw them."""
-    flying, images = run.lag + 1, run.learner.images_per_step
+    from deploy.simulate import bytes_moved
+
+    batches = run.lag + 1
     return {
-        "trajectories": flying * _trajectories(run, base), "images": flying * images * _pixels(base),
-        "policies": float(flying * policy),
+        "trajectories": batches * bytes_moved(run, chunk_bytes(run, base), 0.0, 0),
+        "images": batches * _pixels(run, base), "policies": float(batches * policy),
     }
 
 
@@ -102,19 +103,16 @@ def _network(run: Run, base: BaseModel, policy: int) -> dict[str, float]:
     """Bytes a step if every worker is on a node of its own; the first two are those that `ddpo simulate` counts."""
     from deploy.simulate import bytes_moved
 
-    trajectories = bytes_moved(run, chunk_bytes(run, base), 0.0, run.actors.count)
     return {
-        "trajectories": trajectories, "policies": bytes_moved(run, 0.0, policy, run.actors.count),
-        "images": len(run.rewards) * run.learner.images_per_step * _pixels(base),
+        "trajectories": bytes_moved(run, chunk_bytes(run, base), 0.0, 0),
+        "policies": bytes_moved(run, 0.0, policy, run.actors.count),
+        "images": len(run.rewards) * _pixels(run, base),
     }
 
 
-def _trajectories(run: Run, base: BaseModel) -> float:
-    return run.learner.images_per_step // run.actors.batch * chunk_bytes(run, base)
-
-
-def _pixels(base: BaseModel) -> float:
-    return 3.0 * base.image_size**2
+def _pixels(run: Run, base: BaseModel) -> float:
+    """Bytes of a step's images: three a pixel."""
+    return run.learner.images_per_step * 3.0 * base.image_size**2
 
 
 def _spent(run: Run, options: argparse.Namespace) -> tuple[list[str], list[str]]:
@@ -127,11 +125,11 @@ def _time(prepared: Prepared, spent: Sequence[str], policy: int, options: argpar
     """The run's own loop and pools on virtual time."""
     from deploy.simulate import given, simulate
 
-    run = prepared.run
+    run, chunks = prepared.run, prepared.run.learner.images_per_step // prepared.run.actors.batch
     times = dataclasses.replace(given(run, prepared.base, spent, options.call, options.bandwidth), policy=float(policy))
     short = dataclasses.replace(run, steps=max(2, min(run.steps, SIMULATED)))
     found = simulate(short, prepared.base, prepared.prompts, times)
-    chunks = run.learner.images_per_step // run.actors.batch
     work = {name: chunks * seconds for name, seconds in (("samplers", times.sample), *times.rewards.items())}
-    return Time(found.seconds_per_step, found.seconds_per_step * run.steps, found.images_per_second, dict(found.workers),
-                dict(found.idle), str(advise(work, found.workers, times.learn, run.lag)))
+    advice = str(advise(work, found.workers, times.learn, run.lag))
+    return Time(found.seconds_per_step, found.seconds_per_step * run.steps, found.images_per_second,
+                dict(found.workers), dict(found.idle), advice)

@@ -52,7 +52,8 @@ class Times:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a simulated run did; idle shares are of the whole time, the learner's of a step; workers: the most of a pool."""
+    """What a simulated run did. workers: the most of each pool; idle shares are of the whole time, the learner's of a
+    step."""
 
     workers: Mapping[str, int]
     seconds_per_step: float
