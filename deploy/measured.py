@@ -43,6 +43,8 @@ def _read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:
         raise InputError(f"--like {folder} cannot be read as a run folder: {error}") from None
+    if "images_per_step" not in config.get("learner", {}):
+        raise InputError(f"--like {folder}: its config.toml is not that of a run (learner.images_per_step is missing).")
     if not rows:
         raise InputError(f"--like {folder}: that run has finished no step, so nothing was measured.")
     return config, rows

@@ -20,15 +20,16 @@ KUBERNETES = ("RayCluster", "RayJob")
 def there(address: str) -> list[Node]:
     """The nodes that live, asked of the dashboard; raises InputError where it does not answer."""
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
+    from ray.exceptions import RayError
     from ray.util.state import list_nodes
     from ray.util.state.exception import RayStateApiException
 
     url = address if "://" in address else f"http://{address}"
     try:
         found: Any = list_nodes(url, filters=[("state", "=", "ALIVE")], detail=True, limit=10_000, timeout=ANSWER)
-    except (OSError, RuntimeError, ValueError, RayStateApiException) as error:
+    except (OSError, RuntimeError, ValueError, RayError, RayStateApiException) as error:
         raise InputError(
-            f"no Ray dashboard answers at {url} ({type(error).__name__}: {str(error).partition(chr(10))[0]}). Give "
+            f"no Ray dashboard lets us in at {url} ({type(error).__name__}: {str(error).partition(chr(10))[0]}). Give "
             "that of the cluster, such as http://head:8265, and the token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN)."
         ) from None
     return [_node(node.node_ip, node.resources_total, node.labels) for node in found]
