@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test quick bench check clean
+.PHONY: demo test quick chaos bench check clean
 
 demo: .venv/installed
 	$(BIN)/ddpo train demo
@@ -14,6 +14,9 @@ test: .venv/tested
 
 quick: .venv/tested
 	$(BIN)/python -m pytest -q -m "not ray"
+
+chaos: .venv/tested
+	$(BIN)/python tests/chaos --count 20
 
 bench: .venv/installed
 	$(BIN)/python -m bench

@@ -22,8 +22,17 @@ class LocalSamplers:
     def __init__(self, run: Run, base: BaseModel) -> None:
         self.size = run.actors.batch
         self.sampler = Sampler(run, base)
+        self.done = 0  # chunks drawn
 
     def sample(self, prompts: Prompts, policy: Policy) -> Rollouts:
         """Draw all chunks of a batch, one after the other."""
-        chunks = [Chunk(*self.sampler.sample(part, policy)) for part in prompts.chunks(self.size)]
-        return Rollouts(prompts, chunks)
+        return Rollouts(prompts, [self._chunk(part, policy) for part in prompts.chunks(self.size)])
+
+    def _chunk(self, part: Prompts, policy: Policy) -> Chunk:
+        chunk = Chunk(*self.sampler.sample(part, policy))
+        self.done += 1
+        return chunk
+
+    def standing(self) -> str:
+        """How it stands, for a person."""
+        return f"samplers: this process, {self.done} chunks drawn"

@@ -31,6 +31,10 @@ class SamplerActor(Sampler):
         os.nice(YIELD)
         super().__init__(run, base)
 
+    def __repr__(self) -> str:
+        """On Ray's dashboard."""
+        return "sampler"
+
     def fingerprint(self) -> str:
         """Of the sources on its node."""
         return fingerprint()
@@ -96,8 +100,18 @@ class PooledSamplers:
         """How many samplers there are now."""
         return {self.pool.name: self.control.call(self.pool.state).workers}
 
+    @property
+    def done(self) -> int:
+        """Chunks drawn."""
+        return self.pool.done
+
+    def standing(self) -> str:
+        """How the pool stands, for a person."""
+        return str(self.control.call(self.pool.state))
+
     def sample(self, prompts: Prompts, policy: Policy) -> Rollouts:
         """Have all chunks of a batch drawn; returns at once."""
         message, label = self.staff.put(policy), f"sample v{policy.version}"
-        calls = [Call("sample", (part, message), 3, label) for part in prompts.chunks(self.size)]
+        parts = prompts.chunks(self.size)
+        calls = [Call("sample", (part, message), 3, label, len(part.ids)) for part in parts]
         return Rollouts(prompts, [Drawing(self.control, self.pool, call) for call in calls])

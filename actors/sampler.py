@@ -1,9 +1,10 @@
-"""The Sampler: draws images and keeps every step of how they came to be.
+"""The Sampler: draws images and keeps the steps of how they came to be that the learner will ask for.
 
 Consumes `Prompts` and a `Policy`, produces `Images`, a `Trajectory` and a `Receipt`; waits for nothing. A plain class;
 the pools make it a Ray actor or call it in this process.
 
-Shape letters: B images, S = T + 1 states, C H W latent, Y X pixels.
+Shape letters: B images, T denoising steps, S = T + 1 states, N of all images' states those that are held, C H W latent,
+Y X pixels.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ddpo.config import Run
 from ddpo.denoiser import DTYPES, Denoiser
 from ddpo.errors import BaseModelError, DdpoError
 from ddpo.pictures import fingerprints
+from ddpo.subset import held, trainable, trained
 from ddpo.threads import threads
 from ddpo.types import Images, Policy, Prompts, Receipt, Trajectory
 
@@ -49,10 +51,13 @@ class Sampler:
             c, null = self.text(prompts.text), self.text.null().expand(len(prompts.ids))
             states_BSCHW, log_probs_BT, kl_B = self._chain(prompts, c, null)
             pixels = self._decode(states_BSCHW[:, -1])
+        trained_BT = self._trained(prompts)
+        held_BS = held(self.run, trained_BT)
         images = Images(prompts.ids, prompts.text, prompts.metadata, pixels)
         trajectory = Trajectory(
             prompts.ids, policy.version, digest, self.denoiser.schedule.timesteps_T.cpu().numpy(),
-            states_BSCHW.cpu().numpy(), log_probs_BT.cpu().numpy(), c.text_BLD.cpu().numpy(),
+            held_BS, states_BSCHW[torch.from_numpy(held_BS)].cpu().numpy(),
+            np.where(trained_BT, log_probs_BT.cpu().numpy(), np.float32(np.nan)), c.text_BLD.cpu().numpy(),
             null.text_BLD[0].cpu().numpy(), c.pooled_BP.cpu().numpy(), null.pooled_BP[0].cpu().numpy(),
         )
         marks, seconds = fingerprints(pixels), time.perf_counter() - start
@@ -78,6 +83,13 @@ class Sampler:
                 kls.append(gaussian.kl(self.denoiser.base_step(*given)))
         kl_BK = torch.stack(kls, 1) if kls else torch.full((len(prompts.ids), 1), torch.nan)
         return torch.stack(states, 1), torch.stack(log_probs, 1), kl_BK.double().mean(1).cpu().numpy()
+
+    def _trained(self, prompts: Prompts) -> NDArray[np.bool_]:
+        """Which steps of the chunk's images the learner will train, (B, T); none of the grids' (step -1)."""
+        if prompts.step < 0:
+            return np.zeros((len(prompts.ids), self.run.policy.steps), bool)
+        place_B = np.array(prompts.ids) % self.run.learner.images_per_step
+        return trained(self.run, prompts.step, trainable(self.run, self.denoiser.schedule.stochastic_T))[place_B]
 
     def _compared(self, prompts: Prompts) -> list[int]:
         """Steps at which the base model is asked too: all that have noise, where the reward pays for KL, and for the

@@ -1,4 +1,5 @@
-"""`python -m bench.scaling`: the simulator against Ray with sleeping workers, from 1 to 32 of them.
+"""`python -m bench.scaling`: the simulator against Ray with sleeping workers, from 1 to 32 of them; with `--advice`, a
+run on Ray before and after it did what its own advice says.
 
 Consumes nothing, prints a table; waits for Ray. The same main loop and pools in both; sampling, scoring and learning
 take set times, so what differs is what the simulator leaves out.
@@ -8,6 +9,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from actors.pooled import PooledSamplers
@@ -16,7 +19,7 @@ from bench.sleeper import SleepingWorker
 from ddpo import loop
 from ddpo.config import Run
 from ddpo.control import ControlThread
-from deploy import cluster
+from deploy import advice, cluster
 from deploy.prepare import Prepared, prepare
 from deploy.recipes import find
 from deploy.simulate import SleepingLearner, Times, simulate
@@ -24,13 +27,27 @@ from rewards.pooled import PooledRewards
 
 SAMPLE, SCORE, LEARN, STEPS, ROUNDS = 1.0, 0.05, 0.5, 8, 2  # seconds of a chunk, a chunk, a step; steps; chunks each
 COUNTS = (1, 2, 4, 8, 16, 32)
+CASES = (  # seconds of a chunk, a chunk, a step; eight chunks a step; workers; lag
+    (Times(0.5, 0.5, {"jpeg": 0.5}), {"samplers": 4, "jpeg": 1}, 2),
+    (Times(0.5, 0.5, {"jpeg": 1.5}), {"samplers": 2, "jpeg": 2}, 2),
+    (Times(1.5, 0.5, {"jpeg": 0.5}), {"samplers": 2, "jpeg": 3}, 2),
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """step: seconds of one, after the first ones; call: the driver's own for a chunk; rows: as of metrics.jsonl."""
+
+    step: float
+    call: float
+    rows: list[Mapping[str, Any]]
 
 
 class Sleepers:
     """deploy.staff.Staff that hires sleepers for every role."""
 
-    def __init__(self, staff: Any) -> None:
-        self.staff = staff
+    def __init__(self, staff: Any, times: Times) -> None:
+        self.staff, self.times = staff, times
 
     def put(self, value: Any) -> Any:
         """A reference to a value that many calls need."""
@@ -38,7 +55,7 @@ class Sleepers:
 
     def hire(self, role: str, kind: type, arguments: tuple[Any, ...], wants: Any, timeout: float) -> Any:
         """A sleeper with the role's time."""
-        seconds = SAMPLE if role == "sampler" else SCORE
+        seconds = self.times.rewards.get(role.removeprefix("reward:"), self.times.sample)
         return self.staff.hire(role, SleepingWorker, (seconds,), wants, timeout)
 
 
@@ -51,41 +68,77 @@ def wanted(count: int) -> Prepared:
     ]))
 
 
-def on_ray(prepared: Prepared, times: Times) -> tuple[float, float]:
-    """Seconds a step, after the first ones, and the driver's own seconds of processor time for a chunk."""
+def on_ray(prepared: Prepared, times: Times) -> Found:
+    """A run of sleepers."""
     from deploy.staff import Staff  # here, since Ray reads its token when it is imported
 
-    run, control, marks = prepared.run, ControlThread(), list[float]()
-    staff = Sleepers(Staff(run.name, lambda threads: {"env_vars": cluster.thread_settings(threads)}))
+    run, control, marks, rows = prepared.run, ControlThread(), list[float](), list[Mapping[str, Any]]()
+    staff = Sleepers(Staff(run.name, lambda threads: {"env_vars": cluster.thread_settings(threads)}), times)
     samplers = PooledSamplers(run, prepared.base, control, staff)
     rewards = PooledRewards(run, dict.fromkeys(run.rewards, ""), control, staff)
     learner = SleepingLearner(time.sleep, times)
     for pool in (samplers.pool, *rewards.pools.values()):
         control.spawn(pool.staffed()).result(300)
+
+    def log(scored: Any, report: Any) -> None:
+        marks.append(time.monotonic())
+        workers = {**samplers.workers, **rewards.workers}
+        rows.append({"workers": workers, "seconds": {**scored.seconds, "learn": times.learn}})
+
     began = time.process_time()
     loop.run(run.steps, Draw(run, prepared.prompts), samplers, rewards, lambda scored: scored.rewards_B, learner,
-             loop.Policies(run.lag, [learner.policy()]), lambda scored, report: marks.append(time.monotonic()))
-    spent = (time.process_time() - began) / (STEPS * ROUNDS * run.actors.count)
+             loop.Policies(run.lag, [learner.policy()]), log)
+    spent = (time.process_time() - began) / (run.steps * run.learner.images_per_step / run.actors.batch)
     control.close()
-    return _pace(marks), spent
+    return Found(_pace(marks), spent, rows)
 
 
 def _pace(marks: list[float]) -> float:
     return (marks[-1] - marks[1]) / (len(marks) - 2)
 
 
+def advised(times: Times, workers: Mapping[str, int], lag: int) -> str:
+    """A run, what it says at its end, the run that does so, and how much faster it is than promised."""
+    before = on_ray(_staffed(workers, lag), times)
+    said = advice.of(before.rows, lag)
+    assert said and said.limits in workers
+    after = on_ray(_staffed({**workers, said.limits: workers[said.limits] + said.more}, lag), times)
+    return f"{before.step:>10.3f}  {after.step:>5.3f}  {said.faster:>4.2f}  {before.step / after.step:>5.2f}  {said}"
+
+
+def _staffed(workers: Mapping[str, int], lag: int) -> Prepared:
+    return prepare(find("demo", [
+        f"name=advised-{workers['samplers']}-{workers['jpeg']}", "steps=10", f"lag={lag}", "actors.cpus=0",
+        f"actors.count={workers['samplers']}", "learner.cpus=0", "learner.images_per_step=128", "learner.minibatch=16",
+        "rewards.jpeg.cpus=0", f"rewards.jpeg.workers={workers['jpeg']}",
+    ]))
+
+
+def _advice_table() -> None:
+    print("Ray s/step  after  said  found  the advice")
+    with cluster.connected(_run(8)):
+        for case in CASES:
+            print(advised(*case), flush=True)
+
+
 def main() -> None:
-    """Print the table."""
-    counts = [int(word) for word in sys.argv[1:]] or COUNTS
+    """Print a table."""
+    if "--advice" in sys.argv:
+        _advice_table()
+    else:
+        _scaling_table([int(word) for word in sys.argv[1:]] or COUNTS)
+
+
+def _scaling_table(counts: Sequence[int]) -> None:
     print("samplers  Ray s/step  simulated  ratio  driver ms/chunk")
     with cluster.connected(_run(max(counts))):
         for count in counts:
             prepared = wanted(count)
             times = Times(SAMPLE, LEARN, {"jpeg": SCORE})
-            real, spent = on_ray(prepared, times)
+            found = on_ray(prepared, times)
             virtual = simulate(prepared.run, prepared.base, prepared.prompts, times).seconds_per_step
-            row = f"{count:>8}  {real:>10.3f}  {virtual:>9.3f}  {real / virtual:>5.3f}  {1000 * spent:>15.2f}"
-            print(row, flush=True)
+            ratio, call = found.step / virtual, 1000 * found.call
+            print(f"{count:>8}  {found.step:>10.3f}  {virtual:>9.3f}  {ratio:>5.3f}  {call:>15.2f}", flush=True)
 
 
 def _run(count: int) -> Run:

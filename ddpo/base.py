@@ -34,6 +34,7 @@ class BaseModel:
 
     pipeline:      diffusers' class, a key of TEXT_PARTS
     latent_CHW:    shape of x_t
+    text_size:     numbers of a prompt's embedding, token by token
     prediction:    what the UNet predicts, "epsilon" or "v_prediction"
     zero_null:     the empty prompt of guidance is zeros and not the embedding of "" (SDXL)
     vae_overflows: the autoencoder gives NaN in fp16 (SDXL)
@@ -43,6 +44,7 @@ class BaseModel:
     folder: Path
     pipeline: str
     latent_CHW: tuple[int, int, int]
+    text_size: int
     image_size: int
     prediction: str
     zero_null: bool
@@ -70,17 +72,19 @@ def find(name: str, weights: bool = True) -> BaseModel:
     parts = ["unet", "vae", *(encoder for _, encoder in TEXT_PARTS[index["_class_name"]])]
     if weights:
         _check_weights(folder, name, parts)
-    unet, vae, *_ = (_json(folder, f"{part}/config.json", name) for part in parts)
+    unet, vae, *text = (_json(folder, f"{part}/config.json", name) for part in parts)
     _check_unet(unet, vae, index, name)
-    return _describe(name, folder, index, unet, vae, scheduler.get("prediction_type", "epsilon"))
+    return _describe(name, folder, index, unet, vae, text, scheduler.get("prediction_type", "epsilon"))
 
 
 def _describe(
-    name: str, folder: Path, index: dict[str, Any], unet: dict[str, Any], vae: dict[str, Any], prediction: str
+    name: str, folder: Path, index: dict[str, Any], unet: dict[str, Any], vae: dict[str, Any],
+    text: list[dict[str, Any]], prediction: str
 ) -> BaseModel:
     try:
         side, channels = int(unet["sample_size"]), int(unet["in_channels"])
         factor = 2 ** (len(vae["block_out_channels"]) - 1)
+        text_size = sum(int(one.get("max_position_embeddings", 77)) * int(one.get("hidden_size", 512)) for one in text)
     except (KeyError, TypeError, ValueError) as error:
         raise BaseModelError(
             f"policy.base: the size of {name}'s images cannot be read ({type(error).__name__}: {error}): unet/"
@@ -88,7 +92,7 @@ def _describe(
         ) from None
     is_xl = index["_class_name"] == SDXL
     return BaseModel(
-        name, folder, index["_class_name"], (channels, side, side), side * factor, prediction,
+        name, folder, index["_class_name"], (channels, side, side), text_size, side * factor, prediction,
         zero_null=is_xl and index.get("force_zeros_for_empty_prompt", True),
         vae_overflows=is_xl and vae.get("force_upcast", True),
     )

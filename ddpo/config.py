@@ -202,6 +202,8 @@ class CheckpointsConfig:
     keep: int = knob(3, "newest checkpoints kept", low=1)
     policies: str = knob("auto", "policies kept for `ddpo replay`: every one that drew an image, or those in "
                          "checkpoints; auto is all of LoRA's and no others", choices=("auto", "all", "checkpoints"))
+    notice: float = knob(30.0, "seconds that SIGTERM gives, as of a spot machine: a step that does not end in half "
+                         "of them is left, and what the one before it made is kept (LoRA only)", above=0)
     best: str = knob("", 'also keep the best one, by the mean "reward" or by a part of it, trained on or watched')
 
 
@@ -254,6 +256,9 @@ class Run:
     steps: int = knob(100, "batches drawn and learned from", low=1)
     seed: int = knob(0, "fixes prompts, noise, LoRA's start and the order of minibatches", low=0, high=2**32 - 1)
     lag: int = knob(0, "batches sampled ahead; 0 is the paper's synchronous algorithm", low=0)
+    stall: float = knob(1800.0, "seconds without a chunk drawn or scored or a step learned until the run says what it "
+                        "waits for; half of learner.timeout, since an update, the longest quiet, may take many minutes",
+                        above=0)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     prompts: PromptsConfig = field(default_factory=PromptsConfig)
     actors: ActorsConfig = field(default_factory=ActorsConfig)

@@ -104,6 +104,23 @@ def _correction_problems(learner: LearnerConfig) -> Problems:
     return problems
 
 
+def idle(run: Run) -> Problems:
+    """Values of [learner] that are without effect. No mistakes: what a recipe sets for its own algorithm stays there
+    when another is asked of it."""
+    learner, plain = run.learner, LearnerConfig()
+    if learner.algorithm.startswith("rwr"):
+        keys = ("window", "timestep_fraction", "clip")
+        reason = f"{learner.algorithm} has no ratio, and regresses on finished images noised anew, not on chains"
+    elif learner.algorithm == "ddpo-sf":
+        keys, reason = ("clip",), "ddpo-sf has no ratio"
+    elif learner.correction == "truncate":
+        keys, reason = ("clip",), '"truncate" does not clip; its bound is learner.truncation'
+    else:
+        return []
+    changed = [key for key in keys if getattr(learner, key) != getattr(plain, key)]
+    return [(f"learner.{key}", f"{getattr(learner, key)} is without effect: {reason}") for key in changed]
+
+
 def _reward_problems(run: Run) -> Problems:
     problems: Problems = []
     if not run.rewards:

@@ -67,11 +67,19 @@ def within(future: Future[T]) -> Awaitable[T]:
 async def gathered(futures: Sequence[Any], patience: float, what: str) -> list[Any]:
     """All results, in order; raises the first error, and DeadlineError where none came for `patience` seconds."""
     everything = asyncio.gather(*(within(future) for future in futures))
+    everything.add_done_callback(lambda done: done.cancelled() or done.exception())  # else asyncio tells of it
+    try:
+        return await _patiently(everything, futures, patience, what)
+    finally:
+        everything.cancel()
+        await asyncio.wait([everything])
+
+
+async def _patiently(everything: Any, futures: Sequence[Any], patience: float, what: str) -> list[Any]:
     there = sum(future.done() for future in futures)
     while not (await asyncio.wait([everything], timeout=patience))[0]:
         before, there = there, sum(future.done() for future in futures)
         if there == before:
-            everything.cancel()
             missing = len(futures) - there
             raise DeadlineError(f"{missing} of {len(futures)} {what}, and none came within {patience:g} s.")
     return everything.result()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import faulthandler
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TextIO
 
 from ddpo.errors import DeadlineError
 
@@ -38,9 +40,10 @@ def deadline(seconds: float, what: str) -> Iterator[None]:
 
 
 @contextmanager
-def stacks_after(seconds: float) -> Iterator[None]:
-    """Write where every thread stands to stderr if the block takes longer; nothing is interrupted, C code is shown."""
-    faulthandler.dump_traceback_later(seconds)
+def stacks_after(seconds: float, file: TextIO | None = None) -> Iterator[None]:
+    """Write where every thread stands, to stderr or an open file, if the block takes longer; nothing is interrupted, C
+    code is shown. A process has one such block at a time."""
+    faulthandler.dump_traceback_later(seconds, file=file or sys.stderr)
     try:
         yield
     finally:

@@ -39,12 +39,16 @@ class Poison(WorkerError):
 
 @dataclass(frozen=True)
 class Call:
-    """A job: a method of the worker, how many results it has, and what to show of it. Its last result is fetched."""
+    """A job: a method of the worker, how many results it has, and what to show of it. Its last result is fetched.
+
+    images: how many it is about
+    """
 
     method: str
     arguments: tuple[Any, ...]
     returns: int = 1
     label: str = ""
+    images: int = 0
 
 
 class Worker(Protocol):
@@ -57,7 +61,8 @@ class Worker(Protocol):
 
 @dataclass(frozen=True)
 class State:
-    """A pool as it stands. service: mean seconds a job; load: busy workers, mean over the last `cooldown` seconds."""
+    """A pool as it stands. service: mean seconds a job; load: busy workers, mean over the last `cooldown` seconds;
+    images: that went through it."""
 
     name: str
     workers: int
@@ -71,6 +76,7 @@ class State:
     service: float
     load: float
     lost: int
+    images: int
 
     def __str__(self) -> str:
         """For a person."""
@@ -108,7 +114,7 @@ class Pool:
         self.jobs, self.numbers = itertools.count(), itertools.count()
         self.members: dict[int, Member] = {}
         self.target = size.low
-        self.done, self.lost, self.failed_starts, self.service, self.worked = 0, 0, 0, 0.0, 0.0
+        self.done, self.lost, self.images, self.failed_starts, self.service, self.worked = 0, 0, 0, 0, 0.0, 0.0
         self.load = Load(size.cooldown)
         self.broken: Exception | None = None
         self.changed = asyncio.Event()
@@ -145,7 +151,8 @@ class Pool:
         up = sum(member.up for member in staying)
         running = sum(member.since is not None for member in self.members.values())
         return State(self.name, up, len(staying) - up, self.target, self.size.low, self.size.high,
-                     self.queue.qsize(), running, self.done, self.service, self.load.workers, self.lost)
+                     self.queue.qsize(), running, self.done, self.service, self.load.workers, self.lost,
+                     self.images)
 
     def _staff(self) -> None:
         """Hire, or send away first those that are not up yet, then those without a job, then the newest."""
@@ -198,6 +205,7 @@ class Pool:
         except Exception as error:
             _settle(job, error)
         else:
+            self.images += job.call.images
             _settle(job, result)
 
     @contextmanager

@@ -56,12 +56,14 @@ class Images:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """samplers -> learner: the steps of B denoising chains and who drew them.
+    """samplers -> learner: the steps of B denoising chains that are trained, and who drew them.
 
     version, digest: of the weights that were in the module when the chunk was drawn
     timesteps_T:     in sampling order, high noise first
-    states_BSCHW:    x_T ... x_0, float32; states[:, i] is before step i and states[:, i + 1] after it
-    log_probs_BT:    log p_old(x_{t-1} | x_t, c), mean over the latent's dimensions, float32
+    held_BS:         which states x_T ... x_0 are here, those that training asks for (ddpo.subset); state i is before
+                     step i and state i + 1 after it
+    states_NCHW:     these, image by image in the chain's order, each once, float32; N is the number that is held
+    log_probs_BT:    log p_old(x_{t-1} | x_t, c), mean over the latent's dimensions, float32; NaN where not trained
     text_BLD:        prompt embeddings, float32; null_LD is the empty prompt's, for guidance
     pooled_BP:       embeddings of the whole prompts, float32; null_pooled_P is the empty prompt's
     """
@@ -70,7 +72,8 @@ class Trajectory:
     version: int
     digest: str
     timesteps_T: NDArray[np.int64]
-    states_BSCHW: NDArray[np.float32]
+    held_BS: NDArray[np.bool_]
+    states_NCHW: NDArray[np.float32]
     log_probs_BT: NDArray[np.float32]
     text_BLD: NDArray[np.float32]
     null_LD: NDArray[np.float32]

@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 
 from ddpo.errors import DdpoError, InputError, Interrupted
 from deploy.options import read
@@ -32,12 +33,10 @@ def _train(options: argparse.Namespace) -> None:
     if options.check:
         print(render(prepared))
         return
-    from deploy.folder import there_is
+    from deploy.job import root
     from deploy.train import train
 
-    if options.resume == "auto":  # of a job that is tried again: the first try finds nothing to go on from
-        options.resume = "" if there_is(options.runs, prepared.run.name) else None
-    folder = train(prepared, options.runs, options.resume, options.in_process)
+    folder = train(prepared, options.runs or root(), options.resume, options.in_process)
     print(f"\nReport: {folder.path / 'report.html'}")
 
 
@@ -79,12 +78,35 @@ def _train_aesthetic(options: argparse.Namespace) -> None:
     print(train(options))
 
 
-def _scale(options: argparse.Namespace) -> None:
-    from deploy.cluster import visiting
-    from deploy.mailbox import scale, table
+def _submit(options: argparse.Namespace) -> int:
+    from deploy import submission
+    from deploy.recipes import find, named, names
 
-    with visiting(options.address):
-        print(table(scale(options.run, options.wishes)))
+    recipe, changes = named(options.words, "submit needs a recipe or run file, for example `ddpo submit demo`.")
+    run = find(recipe, changes)
+    words = [recipe if recipe in names() else submission.inside(Path(recipe)), *changes, "--resume", "auto"]
+    client = submission.connect(options.address)
+    job = submission.submit(client, run, [*words, *(["--runs", options.runs] if options.runs else [])])
+    print(f"Submitted {run.name} as job {job}. `ddpo logs {run.name} --follow`, `ddpo status {run.name}`, "
+          f"`ddpo stop {run.name}`; dashboard: {submission.dashboard(options.address)}", file=sys.stderr, flush=True)
+    return submission.follow(client, job) if options.follow else 0
+
+
+def _logs(options: argparse.Namespace) -> int:
+    from deploy import submission
+
+    client = submission.connect(options.address)
+    job = submission.newest(client, options.run).submission_id
+    if options.follow:
+        return submission.follow(client, job)
+    submission.printed(client, job)
+    return 0
+
+
+def _steer(options: argparse.Namespace) -> int:
+    from deploy.steer import steer
+
+    return steer(options)
 
 
 def _simulate(options: argparse.Namespace) -> None:
@@ -139,7 +161,8 @@ def _recipes(options: argparse.Namespace) -> None:
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "train": _train, "sample": _sample, "eval": _eval, "compare": _compare, "publish": _publish, "recipes": _recipes,
-    "train-aesthetic": _train_aesthetic, "scale": _scale, "simulate": _simulate, "audit": _audit, "replay": _replay,
+    "train-aesthetic": _train_aesthetic, "submit": _submit, "logs": _logs, "scale": _steer, "status": _steer,
+    "stop": _steer, "simulate": _simulate, "audit": _audit, "replay": _replay,
     "plan": _plan, "serve-reward": _serve_reward, "check-reward": _check_reward,
 }
 

@@ -23,6 +23,7 @@ from ddpo.errors import DeadlineError, InputError, WorkerError
 from ddpo.pool import Lost, Pool
 from ddpo.stages import stages
 from ddpo.types import Images, Rollouts
+from deploy.board import Board
 from deploy.interrupt import undisturbed, whole
 from deploy.placing import labels_here, shown, wanted
 from deploy.prepare import Prepared
@@ -118,6 +119,11 @@ def _join(address: str) -> None:
         _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, RuntimeError) as error:
+        if "Version mismatch" in str(error):
+            raise InputError(
+                f"the cluster at {address!r} and this program do not fit together. {' '.join(str(error).split())}. "
+                "Make the environments of both from constraints.txt."
+            ) from None
         raise InputError(
             f"no Ray cluster answers at {address!r} ({type(error).__name__}: {str(error).partition(chr(10))[0]}). "
             "Check ray.address (or RAY_ADDRESS) and the token (RAY_AUTH_MODE, RAY_AUTH_TOKEN), or leave the address "
@@ -140,7 +146,7 @@ def _sum(run: Run, kind: str) -> int:
 
 
 @contextmanager
-def pools(prepared: Prepared) -> Iterator[tuple[Any, Any, Any]]:
+def pools(prepared: Prepared, board: Board | None = None) -> Iterator[tuple[Any, Any, Any]]:
     """Samplers, rewards and learner on the connected cluster, started and running this very code."""
     from actors.pooled import PooledSamplers
     from deploy.mailbox import mind
@@ -155,8 +161,10 @@ def pools(prepared: Prepared) -> Iterator[tuple[Any, Any, Any]]:
         samplers = PooledSamplers(run, base, control, staff)
         rewards = PooledRewards(run, prepared.reward_sources, control, staff)
         crews = {pool.name: pool for pool in (samplers.pool, *rewards.pools.values())}
+        if board:
+            control.spawn(board.watch(crews, learner))
+        control.spawn(mind(run.name, crews, board.says if board else lambda states: ""))
         _await_start(run, control, list(crews.values()), learner)
-        control.spawn(mind(run.name, crews))
         yield samplers, rewards, learner
     finally:
         with undisturbed():

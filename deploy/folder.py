@@ -6,6 +6,7 @@
         images/         grids of fixed prompts       checkpoints/   see learner.checkpoint
         policies/       see deploy.policies
         report.html     for a person                 result.json    for a program, at the end
+        stacks.txt      see deploy.watchdog; only where nothing moved for a while
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class RunFolder:
         self.images, self.checkpoints, self.policies = path / "images", path / "checkpoints", path / "policies"
         self.metrics_file, self.ledger_file = path / "metrics.jsonl", path / "ledger.jsonl"
         self.config_file, self.result_file = path / "config.toml", path / "result.json"
+        self.stacks_file = path / "stacks.txt"
 
     @contextmanager
     def claimed(self) -> Iterator[None]:

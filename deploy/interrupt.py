@@ -1,21 +1,33 @@
-"""Being asked to stop: the first Ctrl-C (or SIGTERM) ends the run after the step in hand, the second at once."""
+"""Being asked to stop: the first Ctrl-C or SIGTERM ends the run after the step in hand, the second at once.
+
+After SIGTERM, which a machine sends before it is taken away, the second comes by itself; see checkpoints.notice.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STEP = 0.5  # of the notice is for the step in hand, the rest for leaving: ending a cluster may take some seconds
 
 
 class Stop:
-    """Whether a stop was asked for; before `wait_for_step` any signal stops at once, since there is nothing to keep."""
+    """Whether a stop was asked for; before `wait_for_step` any signal stops at once, since there is nothing to keep.
 
-    def __init__(self) -> None:
-        self.requested, self.stepping = False, False
+    keep: called on SIGTERM, in the handler, so that what can be kept is on disk before anything else ends
+    late: the step in hand did not end within its part of `notice` seconds
+    """
+
+    def __init__(self, notice: float) -> None:
+        self.requested, self.stepping, self.late = False, False, False
+        self.keep: Callable[[], None] = lambda: None
+        self.timer = threading.Timer(STEP * notice, self._leave)
+        self.timer.daemon = True
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         """The signal handler."""
@@ -23,8 +35,18 @@ class Stop:
         self.requested = True
         if at_once:
             raise KeyboardInterrupt
+        limit = ""
+        if signum == signal.SIGTERM:
+            limit = f", or in {self.timer.interval:.3g} s"
+            self.timer.start()
+            self.keep()
         # not print(): the signal may come in the middle of another print, which Python refuses to enter again
-        os.write(2, b"\nStopping after this step, with a checkpoint. Once more stops at once.\n")
+        os.write(2, f"\nStopping after this step{limit}, with a checkpoint. Once more stops at once.\n".encode())
+
+    def _leave(self) -> None:
+        """Not setitimer: ddpo.deadline has the process's alarm."""
+        self.late = True
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def wait_for_step(self) -> None:
         """From now on the first signal waits for the step in hand; call after Ray has put its own handlers in place."""
@@ -40,13 +62,14 @@ class Stop:
 
 
 @contextmanager
-def stoppable() -> Iterator[Stop]:
+def stoppable(notice: float) -> Iterator[Stop]:
     """Handle SIGINT and SIGTERM in the block."""
-    stop, before = Stop(), {number: signal.getsignal(number) for number in SIGNALS}
+    stop, before = Stop(notice), {number: signal.getsignal(number) for number in SIGNALS}
     stop.install()
     try:
         yield stop
     finally:
+        stop.timer.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -91,8 +91,8 @@ class Progress:
         self.task = bar.add_task(self.run.name, total=self.run.steps, completed=done, now="first batch...")
         return bar
 
-    def show(self, metrics: dict[str, Any]) -> None:
-        """Report one finished step."""
+    def show(self, metrics: dict[str, Any]) -> str:
+        """Report one finished step; returns how it went."""
         step, spread = metrics["step"], metrics["reward_std"]
         now = f"reward {metrics['reward_mean']:.3f} ± {spread:.3f}  {metrics['seconds']['total']:.1f} s/step"
         left = (time.perf_counter() - self.start) / (step - self.first) * (self.run.steps - step)
@@ -101,6 +101,7 @@ class Progress:
             self.bar.update(self.task, completed=step, now=text)
         else:
             print(f"step {step}/{self.run.steps}  {text}", file=sys.stderr, flush=True)
+        return text
 
     def say(self, text: str) -> None:
         """A line of its own, above the bar where there is one."""

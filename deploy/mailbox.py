@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
 import re
+import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ddpo.errors import DeadlineError, InputError
@@ -25,34 +27,47 @@ class Mailbox:
     """The actor: what was said last, and the wishes that were not fetched yet."""
 
     def __init__(self) -> None:
-        self.states: list[dict[str, Any]] = []
+        self.news: dict[str, Any] = {"says": "", "pools": []}
         self.wishes: list[tuple[str, int, int]] = []
+        self.stopping = False
 
-    def visit(self, states: list[dict[str, Any]]) -> list[tuple[str, int, int]]:
-        """The run's side: leave how things stand, take the wishes."""
-        wishes, self.wishes, self.states = self.wishes, [], states
-        return wishes
+    def visit(self, news: dict[str, Any]) -> tuple[list[tuple[str, int, int]], bool]:
+        """The run's side: leave how things stand, take the wishes, and whether it is to stop."""
+        wishes, self.wishes, self.news = self.wishes, [], news
+        stopping, self.stopping = self.stopping, False
+        return wishes, stopping
 
     def wish(self, pool: str, low: int, high: int) -> None:
         """The other side: from how many to how many workers a pool shall have."""
         self.wishes.append((pool, low, high))
 
-    def told(self) -> list[dict[str, Any]]:
-        """How the pools stood at the last visit."""
-        return self.states
+    def stop(self) -> None:
+        """The other side: the run shall end after the step in hand."""
+        self.stopping = True
+
+    def told(self) -> dict[str, Any]:
+        """How things stood at the last visit."""
+        return self.news
 
 
-async def mind(run: str, pools: Mapping[str, Pool]) -> None:
-    """Keep the mailbox of a run for as long as the loop lives."""
+async def mind(run: str, pools: Mapping[str, Pool], says: Callable[[list[State]], str]) -> None:
+    """Keep the mailbox of a run for as long as the loop lives; `says` puts into a sentence how far it is. Its visits
+    are none of the dashboard's tasks."""
     import ray
 
     box = ray.remote(Mailbox).options(
-        name=_name(run), namespace=NAMESPACE, num_cpus=0, max_restarts=-1, max_task_retries=-1, get_if_exists=True
+        name=_name(run), namespace=NAMESPACE, num_cpus=0, max_restarts=-1, max_task_retries=-1, get_if_exists=True,
+        enable_task_events=False,
     ).remote()
     while True:
-        for name, low, high in await box.visit.remote([dataclasses.asdict(pool.state()) for pool in pools.values()]):
+        states = [pool.state() for pool in pools.values()]
+        news = {"says": says(states), "pools": [dataclasses.asdict(state) for state in states]}
+        wishes, stopping = await box.visit.remote(news)
+        for name, low, high in wishes:
             if name in pools:
                 pools[name].resize(dataclasses.replace(pools[name].size, low=low, high=high))
+        if stopping:
+            os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C: after the step in hand, however long that is
         await asyncio.sleep(EVERY)
 
 
@@ -65,13 +80,12 @@ def scale(run: str, wishes: Sequence[str]) -> list[State]:
     import ray
 
     box = _find(run)
-    known = [state["name"] for state in ray.get(box.told.remote(), timeout=ASK)]
-    sizes = dict(_read(wish, known) for wish in wishes)
+    sizes = dict(_read(wish, [state.name for state in _told(box)[1]]) for wish in wishes)
     for name, (low, high) in sizes.items():
         ray.get(box.wish.remote(name, low, high), timeout=ASK)
     end = time.monotonic() + ANSWER
     while True:
-        states = [State(**state) for state in ray.get(box.told.remote(), timeout=ASK)]
+        states = _told(box)[1]
         if all((state.low, state.high) == sizes.get(state.name, (state.low, state.high)) for state in states):
             return states
         if time.monotonic() > end:
@@ -79,16 +93,42 @@ def scale(run: str, wishes: Sequence[str]) -> list[State]:
         time.sleep(EVERY / 2)
 
 
-def _find(run: str) -> Any:
-    import ray
+def status(run: str) -> str:
+    """How a run on the connected cluster stands: what it says of itself, and its pools."""
+    says, states = _told(_find(run))
+    return f"{run}: {says}\n{table(states)}"
+
+
+def runs() -> list[str]:
+    """The runs on the connected cluster."""
     from ray.util import list_named_actors
 
     found: list[Any] = list_named_actors(all_namespaces=True)
     names = [entry["name"] for entry in found if entry["namespace"] == NAMESPACE]
-    runs = sorted(name.removesuffix("/mailbox") for name in names)
-    if run not in runs:
-        there = f"On it: {', '.join(runs)}." if runs else "No run is on it."
-        raise InputError(f"no run {run!r} on this cluster. {there}")
+    return sorted(name.removesuffix("/mailbox") for name in names)
+
+
+def stop(run: str) -> None:
+    """Have a run on the connected cluster end after the step in hand."""
+    import ray
+
+    ray.get(_find(run).stop.remote(), timeout=ASK)
+
+
+def _told(box: Any) -> tuple[str, list[State]]:
+    import ray
+
+    news: dict[str, Any] = ray.get(box.told.remote(), timeout=ASK)  # type: ignore[assignment]
+    return news["says"], [State(**state) for state in news["pools"]]
+
+
+def _find(run: str) -> Any:
+    import ray
+
+    there = runs()
+    if run not in there:
+        known = f"On it: {', '.join(there)}." if there else "No run is on it."
+        raise InputError(f"no run {run!r} on this cluster. {known}")
     return ray.get_actor(_name(run), NAMESPACE)
 
 
@@ -107,7 +147,7 @@ def _read(wish: str, known: Sequence[str]) -> tuple[str, tuple[int, int]]:
 
 def table(states: Sequence[State]) -> str:
     """The pools, one a line."""
-    width = max(len(state.name) for state in states)
+    width = max([4, *(len(state.name) for state in states)])
     lines = [f"{'pool':<{width}}  workers  starting  limits   waiting  running  s/chunk  load"]
     lines += [
         f"{s.name:<{width}}  {s.workers:>7}  {s.starting:>8}  {f'{s.low}..{s.high}':<7}  {s.waiting:>7}  {s.running:>7}"

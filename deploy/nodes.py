@@ -6,12 +6,12 @@ dashboard to answer.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from ddpo.errors import InputError
 from deploy.room import Node
+from deploy.submission import connect, dashboard
 
 ANSWER = 20  # seconds for the dashboard
 KUBERNETES = ("RayCluster", "RayJob")
@@ -19,19 +19,16 @@ KUBERNETES = ("RayCluster", "RayJob")
 
 def there(address: str) -> list[Node]:
     """The nodes that live, asked of the dashboard; raises InputError where it does not answer."""
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
-    from ray.exceptions import RayError
     from ray.util.state import list_nodes
     from ray.util.state.exception import RayStateApiException
 
-    url = address if "://" in address else f"http://{address}"
+    connect(address)  # which says why it does not let us in
     try:
-        found: Any = list_nodes(url, filters=[("state", "=", "ALIVE")], detail=True, limit=10_000, timeout=ANSWER)
-    except (OSError, RuntimeError, ValueError, RayError, RayStateApiException) as error:
-        raise InputError(
-            f"no Ray dashboard lets us in at {url} ({type(error).__name__}: {str(error).partition(chr(10))[0]}). Give "
-            "that of the cluster, such as http://head:8265, and the token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN)."
-        ) from None
+        found: Any = list_nodes(
+            dashboard(address), filters=[("state", "=", "ALIVE")], detail=True, limit=10_000, timeout=ANSWER
+        )
+    except RayStateApiException as error:
+        raise InputError(f"the dashboard at {dashboard(address)} does not tell its nodes: {error}") from None
     return [_node(node.node_ip, node.resources_total, node.labels) for node in found]
 
 

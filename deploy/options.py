@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ddpo import __version__
 
-WITH_WORDS = ("train", "compare", "eval", "simulate", "plan", "serve-reward")  # commands that take key=value
+WITH_WORDS = ("train", "submit", "compare", "eval", "simulate", "plan", "serve-reward")  # commands that take key=value
 
 
 def read(arguments: list[str] | None) -> argparse.Namespace:
@@ -28,12 +28,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"ddpo {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
+    _add_submit(commands)
+    _add_steering(commands)
     _add_sample(commands)
     _add_publish(commands)
     _add_compare(commands)
     _add_train_aesthetic(commands)
     _add_eval(commands)
-    _add_scale(commands)
     _add_simulate(commands)
     _add_plan(commands)
     _add_ledger(commands)
@@ -46,7 +47,8 @@ def _parser() -> argparse.ArgumentParser:
 def _add_train(commands: argparse._SubParsersAction) -> None:
     train = commands.add_parser(
         "train", help="run a recipe or run file",
-        usage="ddpo train RUN.toml [table.key=value ...] [--check] [--resume [STEP|auto]] [--in-process] [--runs FOLDER]",
+        usage="ddpo train RUN.toml [table.key=value ...] [--check] [--resume [STEP|auto]] [--in-process] "
+              "[--runs FOLDER]",
     )
     train.add_argument("words", nargs="*", metavar="RUN.toml table.key=value",
                        help="a recipe's name or a run file, and what to change in it, e.g. learner.lr=1e-4")
@@ -55,7 +57,42 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
                        help="go on from the newest whole checkpoint of this run, or from that of STEP; `auto`: go on "
                             "where there is such a run, else start it")
     train.add_argument("--in-process", action="store_true", help="everything in this process, without Ray")
-    train.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where run folders are (runs)")
+    train.add_argument("--runs", type=Path, metavar="FOLDER",
+                       help="where run folders are (DDPO_RUNS, else runs; of a submitted job ~/ddpo-runs)")
+
+
+def _add_submit(commands: argparse._SubParsersAction) -> None:
+    submit = commands.add_parser(
+        "submit", help="run a recipe or run file as a job of a Ray cluster",
+        usage="ddpo submit RUN.toml [table.key=value ...] [--address URL] [--follow] [--runs FOLDER]",
+    )
+    submit.add_argument("words", nargs="+", metavar="RUN.toml table.key=value", help="as of `ddpo train`")
+    submit.add_argument("--follow", action="store_true", help="print what it prints until it ends, with its exit code")
+    submit.add_argument("--runs", default="", metavar="FOLDER",
+                        help="where run folders are, on the cluster (DDPO_RUNS there, else ~/ddpo-runs)")
+    _add_address(submit)
+
+
+def _add_steering(commands: argparse._SubParsersAction) -> None:
+    scale = commands.add_parser("scale", help="give the pools of a running run more workers or fewer")
+    scale.add_argument("run", metavar="RUN", help="its name")
+    scale.add_argument("wishes", nargs="*", metavar="POOL=COUNT",
+                       help="samplers=4, or LOW..HIGH for a pool that sizes itself; none shows how the pools stand")
+    status = commands.add_parser("status", help="how a running run stands: step, reward, time left, pools")
+    status.add_argument("run", nargs="?", default="", metavar="RUN", help="its name; none lists the runs")
+    status.add_argument("--watch", action="store_true", help="again and again, until it ends")
+    logs = commands.add_parser("logs", help="what a submitted run has printed")
+    logs.add_argument("run", metavar="RUN", help="its name")
+    logs.add_argument("--follow", action="store_true", help="go on until it ends, with its exit code")
+    stop = commands.add_parser("stop", help="have a running run end after the step in hand, with a checkpoint")
+    stop.add_argument("run", metavar="RUN", help="its name")
+    for command in (scale, status, logs, stop):
+        _add_address(command)
+
+
+def _add_address(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--address", default="", metavar="URL", help="of the cluster's dashboard, such as "
+                         "http://head:8265, from anywhere; HOST:PORT of its head, from one of its own machines")
 
 
 def _add_sample(commands: argparse._SubParsersAction) -> None:
@@ -120,14 +157,6 @@ def _add_eval(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--deploy-steps", type=_whole(1), default=None, metavar="N",
                         help="of the deployment sampler, eta 0 (half of the run's, at most 20)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to (RUN/eval/STEP)")
-
-
-def _add_scale(commands: argparse._SubParsersAction) -> None:
-    scale = commands.add_parser("scale", help="give the pools of a running run more workers or fewer")
-    scale.add_argument("run", metavar="RUN", help="its name")
-    scale.add_argument("wishes", nargs="*", metavar="POOL=COUNT",
-                       help="samplers=4, or LOW..HIGH for a pool that sizes itself; none shows how the pools stand")
-    scale.add_argument("--address", default="", metavar="HOST:PORT", help="of the cluster (RAY_ADDRESS)")
 
 
 def _add_simulate(commands: argparse._SubParsersAction) -> None:

@@ -13,8 +13,10 @@ from typing import Any
 from actors.prompts import fixed, source
 from ddpo.base import BaseModel, find
 from ddpo.config import LearnerConfig, Run, plain, trained_timesteps
+from ddpo.consistency import idle
 from ddpo.errors import InputError
 from ddpo.stages import stages
+from ddpo.subset import states_held
 from ddpo.types import Prompt, Prompts
 from rewards.locate import check
 from rewards.pool import sources
@@ -99,15 +101,17 @@ def arithmetic(prepared: Prepared) -> list[tuple[str, str]]:
         ("learning", f"{images * trained * passes * run.learner.inner_epochs:,} UNet forwards and backwards a step"
                      f"{_proximal(run.learner)}"),
         ("clip", clip(prepared)),
-        ("trajectories", f"{chain / 1e6:.3g} MB an image, {chain * images * (run.lag + 1) / 1e6:.4g} MB in flight"),
+        ("trajectories", f"{states_held(run):.3g} of {run.policy.steps + 1} states kept, {chain / 1e6:.3g} MB an "
+                         f"image, {chain * images * (run.lag + 1) / 1e6:.4g} MB in flight"),
         ("processes", f"{run.actors.count} samplers, {_reward_workers(run)} reward workers, {_ranks(run.learner)}; "
                       f"batches are trained {run.lag} updates late"),
     ]
 
 
 def chunk_bytes(run: Run, base: BaseModel) -> float:
-    """Of a chunk's trajectory."""
-    return 4.0 * run.actors.batch * (run.policy.steps + 1) * base.latent_size
+    """Of a chunk's trajectory: the states that are kept, the prompts' embeddings and the empty prompt's."""
+    batch = run.actors.batch
+    return 4.0 * (batch * states_held(run) * base.latent_size + (batch + 1) * base.text_size)
 
 
 def _reward_workers(run: Run) -> int:
@@ -126,12 +130,14 @@ def _proximal(learner: LearnerConfig) -> str:
 
 def clip(prepared: Prepared) -> str:
     """What learner.clip amounts to on this model's latent."""
-    value, size = prepared.run.learner.clip, prepared.base.latent_size
-    if prepared.run.learner.correction == "truncate":
-        return f"none; importance weights are cut at {prepared.run.learner.truncation:g}"
-    nats = value * size
+    learner, size = prepared.run.learner, prepared.base.latent_size
+    if learner.algorithm != "ddpo-is":
+        return f"none; {learner.algorithm} has no ratio"
+    if learner.correction == "truncate":
+        return f"none; importance weights are cut at {learner.truncation:g}"
+    nats = learner.clip * size
     return (
-        f"{value:g} in mean log-prob is {nats:.3g} nats of the joint log-prob over {size:,} dimensions, "
+        f"{learner.clip:g} in mean log-prob is {nats:.3g} nats of the joint log-prob over {size:,} dimensions, "
         f"{nats / PAPER_NATS:.2g} times the paper's"
     )
 
@@ -149,9 +155,15 @@ def clip_note(prepared: Prepared) -> str:
     )
 
 
+def idle_notes(run: Run) -> list[str]:
+    """What the run file sets to no effect."""
+    return [f"{key} = {message}." for key, message in idle(run)]
+
+
 def render(prepared: Prepared) -> str:
     """The resolved run as TOML, and its arithmetic."""
     import tomlkit
 
     lines = [f"  {name:<13}{value}" for name, value in arithmetic(prepared)]
+    lines += [f"Note: {note}" for note in idle_notes(prepared.run)]
     return tomlkit.dumps(plain(prepared.run)) + "\nArithmetic\n" + "\n".join(lines)

@@ -9,20 +9,25 @@ import json
 import time
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from actors.prompts import Draw
 from ddpo import loop
 from ddpo.advantage import advantage
 from ddpo.errors import Interrupted
 from ddpo.types import Prompts, Report, Scored
 from deploy import advice, ledger
+from deploy.board import Board
 from deploy.folder import RunFolder, guarded, write
 from deploy.gallery import Gallery
 from deploy.guard import Fall, Guard, mark_best
 from deploy.interrupt import Stop
-from deploy.log import Progress, Wandb, record
+from deploy.log import Progress, Wandb, clock, record
 from deploy.policies import keep
 from deploy.prepare import Prepared
 from deploy.report import write_report
+from deploy.watchdog import Watchdog
 from learner import checkpoint
 from learner.checkpoint import Checkpoint
 
@@ -39,14 +44,17 @@ class Session:
 
     def __init__(
         self, prepared: Prepared, folder: RunFolder, samplers: Any, rewards: Any, learner: Any, fetch: Any, stop: Stop,
-        wandb: Wandb,
+        wandb: Wandb, board: Board | None,
     ) -> None:
         self.prepared, self.run, self.folder, self.stop, self.wandb = prepared, prepared.run, folder, stop, wandb
-        self.samplers, self.rewards, self.learner = samplers, rewards, learner
+        self.samplers, self.rewards, self.learner, self.board = samplers, rewards, learner, board
         self.draw, self.advantage = Draw(self.run, prepared.prompts), advantage(self.run)
         self.gallery = Gallery(prepared.fixed, samplers, rewards, fetch, folder)
         watched = [name for name, reward in self.run.rewards.items() if reward.weight == 0]
         self.guard = Guard(self.run.guard, watched, folder.metrics())
+        self.moves, self.awaited = 0, ""
+        self.kept: Checkpoint | None = None  # what the last step left, where that is small
+        self.saved, self.writing, stop.keep = 0, False, self._keep
 
     def go(self, saved: Checkpoint | None) -> None:
         """Restore, run the main loop, write the result."""
@@ -57,18 +65,20 @@ class Session:
             self.advantage.restore(saved.advantage)
         self.progress = Progress(self.run, self.learner.step)
         try:
-            self._learn(saved)
+            with Watchdog(self.run.stall, self._moved, self._stalled, self.folder.stacks_file):
+                self._learn(saved)
         finally:
             self.progress.close()
 
     def _learn(self, saved: Checkpoint | None) -> None:
+        self._await("the first grid")
         if self._has_grid(self.learner.step) and not self.gallery.has(self.learner.step):
             self.gallery.request(self.learner.policy())
         self.logging, self.clock = 0.0, time.perf_counter()
         stopped: Fall | None = None
         try:
             loop.run(
-                self.run.steps, self.drawn, self.samplers, self.rewards, self.advantage, self.learner, self.policies,
+                self.run.steps, self.drawn, self.samplers, self.rewards, self.weighed, self.learner, self.policies,
                 self.log,
             )
         except Overoptimised as end:
@@ -81,28 +91,62 @@ class Session:
         prompts, policy = self.draw(number), self.policies.of_batch(number)
         keep(self.folder, policy, self.run)
         self.folder.append(self.folder.ledger_file, [ledger.drawn(prompts, policy)])
+        self._await(f"samples and scores of step {number + 1}")
         return prompts
+
+    def weighed(self, scored: Scored) -> NDArray[np.float64]:
+        """A."""
+        self._await(f"the learner's update of step {self.learner.step + 1}")
+        return self.advantage(scored)
 
     def log(self, scored: Scored, report: Report) -> None:
         """Everything that happens between two steps, outside the algorithm."""
+        self._await(f"files and grids after step {report.version}")
+        self.writing = True
         fall = self._told(self._write_metrics(scored, report))
+        self.kept = self._state() if self.run.policy.train == "lora" else None
         start = time.perf_counter()
         step, last = report.version, report.version == self.run.steps
         guarding = fall is not None and self.run.guard.action == "stop" and not last
-        stopping = self.stop.requested and not last and not guarding
-        if step % self.run.checkpoints.every == 0 or last or stopping or guarding:
+        due = step % self.run.checkpoints.every == 0 or last or guarding
+        if due:
             self._collect()
-            self._checkpoint(step)
+            self._checkpoint()
         if self._has_grid(step) or guarding:
             self._collect()
             self.gallery.request(self.learner.policy())
         self.logging = time.perf_counter() - start
         if fall and guarding:
             raise Overoptimised(fall)
-        if stopping:
+        self.writing = False
+        if self.stop.requested and not last:
+            if not due:
+                self._checkpoint()
             self._collect()
             self._report()
             raise Interrupted(f"stopped after step {step} of {self.run.steps}; --resume goes on from there.")
+        self._await(f"samples and scores of step {step + 1}")
+
+    def _await(self, what: str) -> None:
+        """Note what the main loop turns to."""
+        self.moves, self.awaited = self.moves + 1, what
+
+    def _moved(self) -> tuple[int, int, int]:
+        """Differs from what it was wherever anything was drawn, scored, learned or written since."""
+        return self.moves, self.samplers.done, self.rewards.done
+
+    def _stalled(self, seconds: float) -> None:
+        """Say what a run that stands still waits for, and what is there; called in the watchdog's thread."""
+        try:
+            there = f"{self.samplers.standing()}; {self.rewards.standing()}"
+        except TimeoutError:
+            there = "the thread that keeps the pools does not answer"
+        self.progress.say(
+            f"Nothing was drawn, scored or learned for {clock(seconds)}. The run waits for {self.awaited}, and goes on "
+            f"waiting. {there}; the learner has learned {self.learner.step} steps. Where this process stands is in "
+            f"{self.folder.stacks_file}, what the workers do in their logs (ray logs, or the dashboard's Actors page). "
+            f"If this is but slow, raise stall = {self.run.stall:g}."
+        )
 
     def _told(self, metrics: dict[str, Any]) -> Fall | None:
         fall = self.guard.see(metrics)
@@ -126,20 +170,32 @@ class Session:
         self.folder.append(self.folder.ledger_file, ledger.fates(scored, report.version))
         self.folder.append(self.folder.metrics_file, [metrics])
         self.wandb.scalars(metrics)
-        self.progress.show(metrics)
+        text = self.progress.show(metrics)
+        if self.board:
+            self.board.step(metrics, text, len(self.learner.policy().message))
         return metrics
 
-    def _checkpoint(self, step: int) -> None:
+    def _state(self) -> Checkpoint:
+        """All that the last step left."""
+        policies = list(self.policies.recent)
+        return Checkpoint(self.learner.step, self.learner.state(), policies, self.advantage.state())
+
+    def _keep(self) -> None:
+        """Have what the last step left on disk, in the midst of the next one; `log`, where the run is there, does it
+        itself."""
+        if self.kept and self.kept.step > self.saved and not self.writing:
+            self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        state = self.kept or self._state()
         with guarded(self.folder.checkpoints):
             self.folder.sync()
-            checkpoint.save(
-                self.folder.checkpoints, step, self.learner.state(), list(self.policies.recent),
-                self.advantage.state(), self.run, self.prepared.base,
-            )
+            checkpoint.save(self.folder.checkpoints, state, self.run, self.prepared.base)
             if self.run.checkpoints.best:
                 measure, window = self.run.checkpoints.best, self.run.guard.window
-                mark_best(self.folder.checkpoints, step, self.guard.rows, measure, window)
+                mark_best(self.folder.checkpoints, state.step, self.guard.rows, measure, window)
             checkpoint.prune(self.folder.checkpoints, self.run.checkpoints.keep)
+        self.saved = state.step
 
     def _collect(self) -> None:
         for step, grid in self.gallery.collect():

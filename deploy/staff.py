@@ -51,7 +51,7 @@ class RayWorker:
         """Wait until it is placed and has loaded; raises our own errors as themselves."""
         while True:
             try:
-                return await same_sources(self.actor.fingerprint.remote())
+                return await same_sources(self.actor.fingerprint.options(name="load").remote())
             except ActorUnavailableError:  # Ray is about to restart it
                 await asyncio.sleep(RETRY)
 

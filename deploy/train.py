@@ -17,32 +17,36 @@ from ddpo.config import Run
 from ddpo.errors import CheckpointError, InputError, Interrupted
 from ddpo.types import Rollouts
 from deploy import cluster
+from deploy.board import Board
 from deploy.facts import facts
-from deploy.folder import RunFolder, choose, guarded
+from deploy.folder import RunFolder, choose, guarded, there_is
 from deploy.interrupt import Stop, stoppable
 from deploy.log import Wandb
-from deploy.prepare import Prepared, clip, clip_note
+from deploy.prepare import Prepared, clip, clip_note, idle_notes
 from deploy.session import Session
 from learner import checkpoint
 from learner.checkpoint import Checkpoint
 
 
 def train(prepared: Prepared, runs: Path, resume: str | None, in_process: bool) -> RunFolder:
-    """Run to the end, or to an interrupt; `resume` is None, "" for the newest checkpoint, or a step."""
+    """Run to the end, or to an interrupt; `resume` is None, "" for the newest checkpoint, a step, or "auto"."""
     _check_process(prepared.run, in_process)
+    if resume == "auto":  # of a job that may be tried again: the first try finds nothing to go on from
+        resume = "" if there_is(runs, prepared.run.name) else None
     folder = choose(runs, prepared.run.name, resume is not None)
     saved = _checkpoint(folder, resume, prepared) if resume is not None else None
     _announce(folder, prepared.run, saved)
     if _finished(folder, prepared.run, saved):
         return folder
-    if note := clip_note(prepared):
+    for note in filter(None, [*idle_notes(prepared.run), clip_note(prepared)]):
         print(f"Note: {note}", file=sys.stderr, flush=True)
-    with stoppable() as stop, folder.claimed():
+    with stoppable(prepared.run.checkpoints.notice) as stop, folder.claimed():
         try:
             folder.create(prepared.run, facts(in_process) | {"clip": clip(prepared)})
             _run(prepared, folder, saved, in_process, stop)
         except KeyboardInterrupt:
-            raise Interrupted(_left(folder)) from None
+            why = f"checkpoints.notice = {prepared.run.checkpoints.notice:g} s are nearly over" if stop.late else ""
+            raise Interrupted(_left(folder, why or "stopped at once")) from None
     return folder
 
 
@@ -57,11 +61,11 @@ def _check_process(run: Run, in_process: bool) -> None:
 def _run(prepared: Prepared, folder: RunFolder, saved: Checkpoint | None, in_process: bool, stop: Stop) -> None:
     wandb = Wandb(prepared.run, folder)
     try:
-        with _pools(prepared, in_process) as (samplers, rewards, learner, fetch):
+        with _pools(prepared, in_process) as (samplers, rewards, learner, board, fetch):
             stop.wait_for_step()
             with guarded(folder.path):
                 folder.cut_to(saved.step if saved else 0)
-            Session(prepared, folder, samplers, rewards, learner, fetch, stop, wandb).go(saved)
+            Session(prepared, folder, samplers, rewards, learner, fetch, stop, wandb, board).go(saved)
     finally:
         wandb.close()
 
@@ -82,12 +86,12 @@ def _finished(folder: RunFolder, run: Run, saved: Checkpoint | None) -> bool:
     return saved is not None and saved.step == run.steps and folder.result_file.exists()
 
 
-def _left(folder: RunFolder) -> str:
-    """What a run that was stopped at once leaves."""
+def _left(folder: RunFolder, why: str) -> str:
+    """What a run that was stopped in the midst of a step leaves."""
     found = checkpoint.steps(folder.checkpoints)
     if found:
-        return f"stopped at once; the newest checkpoint is {found[-1]}, --resume goes on from there."
-    return "stopped at once, before the first checkpoint; nothing was kept that a run could go on from."
+        return f"{why}; the newest checkpoint is {found[-1]}, --resume goes on from there."
+    return f"{why}, before the first checkpoint; nothing was kept that a run could go on from."
 
 
 def _checkpoint(folder: RunFolder, resume: str | None, prepared: Prepared) -> Checkpoint | None:
@@ -105,7 +109,7 @@ def _checkpoint(folder: RunFolder, resume: str | None, prepared: Prepared) -> Ch
 
 
 @contextmanager
-def _pools(prepared: Prepared, in_process: bool) -> Iterator[tuple[Any, Any, Any, Any]]:
+def _pools(prepared: Prepared, in_process: bool) -> Iterator[tuple[Any, Any, Any, Any, Any]]:
     if in_process:
         os.environ.update(cluster.thread_settings(max(prepared.run.actors.threads, prepared.run.learner.threads)))
         from actors.pool import LocalSamplers
@@ -114,10 +118,12 @@ def _pools(prepared: Prepared, in_process: bool) -> Iterator[tuple[Any, Any, Any
 
         run, base = prepared.run, prepared.base
         rewards = LocalRewards(run, prepared.reward_sources)
-        yield LocalSamplers(run, base), rewards, LocalLearner(run, base), _here
+        yield LocalSamplers(run, base), rewards, LocalLearner(run, base), None, _here
         return
-    with cluster.connected(prepared.run), cluster.pools(prepared) as pools:
-        yield *pools, cluster.images
+    with cluster.connected(prepared.run):
+        board = Board(prepared.run)
+        with cluster.pools(prepared, board) as pools:
+            yield *pools, board, cluster.images
 
 
 def _here(rollouts: Rollouts) -> list[Any]:

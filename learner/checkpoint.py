@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,13 +38,13 @@ MANIFEST = "manifest.json"
 BEST = "best"  # a link to one of the checkpoints
 
 # Tables and keys that change no number of the run; a checkpoint may be resumed with other values of them.
-FREE = ("name", "steps", "checkpoints", "guard", "images", "wandb", "ray")
+FREE = ("name", "steps", "stall", "checkpoints", "guard", "images", "wandb", "ray")
 FREE_IN_ROLES = ("count", "max_count", "workers", "max_workers", "cpus", "gpus", "role", "accelerator", "timeout")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was read and proven."""
+    """What a checkpoint holds: as it stands, or as it was read and proven."""
 
     step: int
     learner: dict[str, NDArray[Any]]
@@ -52,17 +52,14 @@ class Checkpoint:
     advantage: dict[str, list[float]]
 
 
-def save(
-    folder: Path, step: int, arrays: dict[str, NDArray[Any]], policies: Sequence[Policy],
-    advantage: Mapping[str, list[float]], run: Run, base: BaseModel,
-) -> Path:
+def save(folder: Path, state: Checkpoint, run: Run, base: BaseModel) -> Path:
     """Write checkpoints/STEP and return its path; leaves nothing behind where it fails, raises OSError."""
-    target = folder / f"{step:06d}"
-    partial = folder / f".partial-{step:06d}"
+    target = folder / f"{state.step:06d}"
+    partial = folder / f".partial-{state.step:06d}"
     shutil.rmtree(partial, ignore_errors=True)
     try:
         (partial / "policies").mkdir(parents=True)
-        _write(partial, arrays, policies, {"step": step, "advantage": advantage}, run, base)
+        _write(partial, state, run, base)
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
     except SafetensorError as error:  # its way to say that a file could not be written
@@ -72,15 +69,13 @@ def save(
     return target
 
 
-def _write(
-    folder: Path, arrays: dict[str, NDArray[Any]], policies: Sequence[Policy], state: Mapping[str, Any],
-    run: Run, base: BaseModel,
-) -> None:
-    save_file(arrays, folder / "learner.safetensors")
-    for policy in policies:
+def _write(folder: Path, state: Checkpoint, run: Run, base: BaseModel) -> None:
+    save_file(state.learner, folder / "learner.safetensors")
+    for policy in state.policies:
         (folder / "policies" / f"{policy.version:06d}.msgpack").write_bytes(policy.message)
-    lora.save(_exported(arrays), run.policy, base, folder)
-    (folder / "state.json").write_text(json.dumps({"format": FORMAT, "run": plain(run), **state}, indent=1))
+    lora.save(_exported(state.learner), run.policy, base, folder)
+    facts = {"format": FORMAT, "run": plain(run), "step": state.step, "advantage": state.advantage}
+    (folder / "state.json").write_text(json.dumps(facts, indent=1))
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     sums = {str(path.relative_to(folder)): _sum(path) for path in files}
     (folder / MANIFEST).write_text(json.dumps(sums, indent=1))

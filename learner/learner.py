@@ -3,7 +3,7 @@
 Consumes trajectories, advantages and which images count; produces a `Report` and the next `Policy`; waits for its other
 ranks, where it has some. A plain class; the group makes it a Ray actor or calls it in this process.
 
-Shape letters: B images of the batch, T denoising steps, S = T + 1 states, C H W latent, P pairs.
+Shape letters: B images of the batch, T denoising steps, S = T + 1 states, N those that are held, C H W latent, P pairs.
 """
 
 from __future__ import annotations
@@ -21,18 +21,17 @@ from torch import Tensor
 
 from ddpo.base import BaseModel
 from ddpo.condition import Condition
-from ddpo.config import Run, trained_timesteps, window
+from ddpo.config import Run
 from ddpo.denoiser import Denoiser
 from ddpo.errors import DdpoError, DeliveryError, InputError
 from ddpo.objective import Tally
+from ddpo.subset import chosen, held, stream, trainable, trained
 from ddpo.threads import threads
 from ddpo.types import Policy, Report, Trajectory
 from ddpo.weights import pack
 from learner.losses import Batch, Terms, micro_batches, policy_gradient, regression
 from learner.proximal import centred
 from learner.ranks import Ranks
-
-SHUFFLE = 2  # the learner's stream of random numbers; actors.prompts has 0 and 1
 
 
 class Learner:
@@ -49,8 +48,8 @@ class Learner:
         if run.learner.gradient_checkpointing:
             self.denoiser.unet.enable_gradient_checkpointing()
             self.denoiser.unet.train()
-        self.window = [index for index in self.denoiser.schedule.stochastic_T if index in window(run)]
-        if not self.window:
+        self.window = trainable(run, self.denoiser.schedule.stochastic_T)
+        if not self.window and not self.regression:
             raise InputError(f"learner.window = {run.learner.window} holds only steps with sigma = 0, which have no "
                              "log-prob. Write a window with earlier steps in it.")
         options, weights = run.learner, self.denoiser.trainable.values()
@@ -122,42 +121,48 @@ class Learner:
         return self.step - min(trajectory.version for trajectory in trajectories)
 
     def _batch(self, trajectories: Sequence[Trajectory], advantages_B: NDArray[np.float64]) -> Batch:
+        held_BS, states, log_probs, text, pooled = (
+            torch.from_numpy(np.concatenate([getattr(trajectory, name) for trajectory in trajectories]))
+            for name in ("held_BS", "states_NCHW", "log_probs_BT", "text_BLD", "pooled_BP")
+        )
+        self._check_steps(trajectories, held_BS.numpy())
+        row_BS = torch.where(held_BS, held_BS.flatten().cumsum(0).view_as(held_BS) - 1, len(states))
+        limit = np.inf if self.regression else self.run.advantage.clip
+        clipped = torch.tensor(advantages_B.clip(-limit, limit), dtype=torch.float32)
+        null = (torch.tensor(part)[None] for part in (trajectories[0].null_LD, trajectories[0].null_pooled_P))
+        return Batch(states, row_BS, log_probs, Condition(text, pooled), Condition(*null), clipped, log_probs)
+
+    def _check_steps(self, trajectories: Sequence[Trajectory], held_BS: NDArray[np.bool_]) -> None:
         timesteps = self.denoiser.schedule.timesteps_T.cpu().numpy()
         if any(not np.array_equal(trajectory.timesteps_T, timesteps) for trajectory in trajectories):
             raise DeliveryError("a trajectory was drawn on other timesteps than the learner's; its log-probs are no "
                                 "ratio's denominator. Sampler and learner must read the same scheduler config.")
-        states, log_probs, text, pooled = (
-            torch.from_numpy(np.concatenate([getattr(trajectory, name) for trajectory in trajectories]))
-            for name in ("states_BSCHW", "log_probs_BT", "text_BLD", "pooled_BP")
-        )
-        limit = np.inf if self.regression else self.run.advantage.clip
-        clipped = torch.tensor(advantages_B.clip(-limit, limit), dtype=torch.float32)
-        null = (torch.tensor(part)[None] for part in (trajectories[0].null_LD, trajectories[0].null_pooled_P))
-        return Batch(states, log_probs, Condition(text, pooled), Condition(*null), clipped, log_probs)
+        missing_BS = held(self.run, trained(self.run, self.step, self.window)) & ~held_BS
+        if missing_BS.any():
+            raise DeliveryError(
+                f"the trajectories of step {self.step + 1} lack {missing_BS.sum()} of the states that it trains. Which "
+                "timesteps are trained follows from config, seed and step, so a sampler has drawn for another step, "
+                "or has another version of numpy than the learner, whose random numbers are others."
+            )
 
     def _minibatches(self, epoch: int, kept_B: NDArray[np.bool_]) -> Iterator[NDArray[np.int64]]:
         """Pairs (image, step index) of each minibatch, shape (P, 2); all its trained timesteps, image by image.
 
         DDPO's minibatch shrinks where images are masked; RWR chooses by weight, so there minibatches are filled up.
         """
-        stream, size = self._stream(epoch), self.run.learner.minibatch
-        order = stream.permutation(len(kept_B))
-        order = order[kept_B[order]] if self.regression else order
-        chosen = {image: self._steps(stream) for image in order}
+        size = self.run.learner.minibatch
+        steps = self._noised(epoch, kept_B) if self.regression else chosen(self.run, self.step, epoch, self.window)
+        order = list(steps)
         for start in range(0, len(order), size):
             images = [image for image in order[start : start + size] if kept_B[image]]
             if images:
-                yield np.array([(image, index) for image in images for index in chosen[image]])
+                yield np.array([(image, index) for image in images for index in steps[image]])
 
-    def _stream(self, place: int, kind: int = 0) -> np.random.Generator:
-        """Random numbers of this step: kind 0 orders an inner epoch, kind 1 is RWR's noise after `place` pairs."""
-        return np.random.Generator(np.random.Philox(key=[self.run.seed, SHUFFLE], counter=[self.step, place, kind, 0]))
-
-    def _steps(self, stream: np.random.Generator) -> NDArray[np.int64]:
-        """What one image is trained on: steps of its own chain, or for RWR one timestep of the training schedule."""
-        if self.regression:
-            return stream.integers(len(self.denoiser.abar_N), size=1)
-        return np.sort(stream.permutation(self.window)[: trained_timesteps(self.run)])
+    def _noised(self, epoch: int, kept_B: NDArray[np.bool_]) -> dict[int, NDArray[np.int64]]:
+        """RWR's inner epoch: the kept images in its order, each with one timestep of the training schedule."""
+        draws = stream(self.run, self.step, epoch)
+        order = draws.permutation(len(kept_B))
+        return {image: draws.integers(len(self.denoiser.abar_N), size=1) for image in order[kept_B[order]]}
 
     def _minibatch(self, batch: Batch, pairs_P2: NDArray[np.int64], done: int, tally: Tally) -> float:
         """One optimizer update, after `done` pairs of the step; the gradient is the mean over the minibatch's pairs."""
@@ -188,7 +193,8 @@ class Learner:
 
     def _terms(self, batch: Batch, pairs_P2: Tensor, place: int) -> Terms:
         if self.regression:
-            return regression(self.denoiser, batch, pairs_P2, int(self._stream(place, 1).integers(2**63)))
+            noise = stream(self.run, self.step, place, 1)
+            return regression(self.denoiser, batch, pairs_P2, int(noise.integers(2**63)))
         return policy_gradient(self.denoiser, self.run.learner, batch, pairs_P2)
 
     def _count(self, terms: Terms, pairs_P2: Tensor, tally: Tally, first: bool) -> None:

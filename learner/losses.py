@@ -1,7 +1,7 @@
 """The loss of a micro-batch of (image, timestep) pairs: DDPO's, or reward-weighted regression's.
 
 Consumes a `Batch` and pairs, produces `Terms`; waits for nothing.
-Shape letters as in learner.learner: B images, S = T + 1 states, C H W latent, P pairs.
+Shape letters as in learner.learner: B images, S = T + 1 states, N those that are held, C H W latent, P pairs.
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ from ddpo.objective import OBJECTIVES, decoupled, importance, outside, truncated
 class Batch:
     """All trajectories of a step side by side, in the host's memory; micro-batches go to the device.
 
+    row_BS:   where in states_NCHW an image's states are; N, beyond the end, for those that are not held
     c, null:  the images' prompts, and the empty prompt in one row
     factor_B: what the loss of an image is multiplied by, its advantage or RWR's weight
     proximal_BT, alpha: log-probs that the ratio is clipped around: alpha of the way from proximal_BT to the policy as
                         it is now (learner.proximal); log_probs_BT and 0 unless learner.correction is "decoupled"
     """
 
-    states_BSCHW: Tensor
+    states_NCHW: Tensor
+    row_BS: Tensor
     log_probs_BT: Tensor
     c: Condition
     null: Condition
@@ -41,18 +43,22 @@ class Batch:
     @property
     def dimensions(self) -> int:
         """D, the latent's."""
-        return self.states_BSCHW.shape[2:].numel()
+        return self.states_NCHW.shape[1:].numel()
 
     def before(self, pairs_P2: Tensor, device: torch.device) -> tuple[Tensor, Tensor, Condition, Condition]:
         """x_t, step index, prompt and empty prompt of every pair: what a Denoiser's step is asked."""
         image_P, index_P = pairs_P2.unbind(1)
-        x_PCHW = self.states_BSCHW[image_P, index_P].to(device)
+        x_PCHW = self.state(image_P, index_P).to(device)
         return x_PCHW, index_P.to(device), *self.conditions(image_P, device)
 
     def after(self, pairs_P2: Tensor, device: torch.device) -> Tensor:
         """x_{t-1} as it was drawn."""
         image_P, index_P = pairs_P2.unbind(1)
-        return self.states_BSCHW[image_P, index_P + 1].to(device)
+        return self.state(image_P, index_P + 1).to(device)
+
+    def state(self, image_P: Tensor, place_P: Tensor | int) -> Tensor:
+        """The images' states at these places of their chains, on the host; raises IndexError where one is not held."""
+        return self.states_NCHW[self.row_BS[image_P, place_P]]
 
     def conditions(self, image_P: Tensor, device: torch.device) -> tuple[Condition, Condition]:
         """The prompt of every pair, and as many empty ones, on the device."""
@@ -112,7 +118,7 @@ def _objective(
 def regression(denoiser: Denoiser, batch: Batch, pairs_P2: Tensor, seed: int) -> Terms:
     """w |eps - eps_theta(x_t)|^2 with fresh noise (Black et al. 2023, equation 4); pairs (image, training timestep)."""
     device, (image_P, timestep_P) = denoiser.device, pairs_P2.unbind(1)
-    x0_PCHW = batch.states_BSCHW[image_P, -1]
+    x0_PCHW = batch.state(image_P, -1)
     noise_PCHW = torch.randn(x0_PCHW.shape, generator=torch.Generator().manual_seed(seed))
     error_P = denoiser.denoising_loss(
         x0_PCHW.to(device), timestep_P.to(device), noise_PCHW.to(device), *batch.conditions(image_P, device)

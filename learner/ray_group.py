@@ -39,6 +39,10 @@ class LearnerActor(Learner):
     def __init__(self, run: Run, base: BaseModel, rank: int) -> None:
         super().__init__(run, base, Ranks(rank, run.learner.ranks))
 
+    def __repr__(self) -> str:
+        """On Ray's dashboard."""
+        return "learner"
+
     def meet(self) -> Address:
         """Where the ranks meet, on this rank's node."""
         host = ray.util.get_node_ip_address()
@@ -100,13 +104,13 @@ class RayLearner:
         self.lives += 1
         self.actors = [self._rank(rank) for rank in range(self.ranks)]
         address = self.actors[0].meet.remote() if self.ranks > 1 else None
-        calls = [actor.start.options(num_returns=3).remote(address) for actor in self.actors]
+        calls = [actor.start.options(num_returns=3, name="load").remote(address) for actor in self.actors]
         self.started = [call[0] for call in calls]
         self.first = calls[0][1:]
 
     def _rank(self, rank: int) -> Any:
         options: dict[str, Any] = {
-            "name": f"{self.run.name}/learner-{self.lives}" + (f".{rank}" if self.group else ""),
+            "name": f"{self.run.name}/learner-{rank}" + (f", life {self.lives}" if self.lives > 1 else ""),
             "num_cpus": self.run.learner.cpus, "num_gpus": self.run.learner.gpus, "runtime_env": self.environment,
         }
         if self.group:

@@ -65,10 +65,21 @@ class LocalRewards:
     def __init__(self, run: Run, source: dict[str, str]) -> None:
         self.config = run.rewards
         self.scorers = {name: LocalReward(name, reward, source[name]) for name, reward in run.rewards.items()}
+        self.done = 0  # chunks scored, by one reward each
 
     def score(self, rollouts: Rollouts) -> Ready:
         """Score all chunks, one after the other."""
         scores = {
-            name: [scorer.score(chunk.images) for chunk in rollouts.chunks] for name, scorer in self.scorers.items()
+            name: [self._chunk(scorer, chunk.images) for chunk in rollouts.chunks]
+            for name, scorer in self.scorers.items()
         }
         return Ready(combine(rollouts, [chunk.receipt for chunk in rollouts.chunks], scores, self.config))
+
+    def _chunk(self, scorer: LocalReward, images: Images) -> Scores:
+        scores = scorer.score(images)
+        self.done += 1
+        return scores
+
+    def standing(self) -> str:
+        """How they stand, for a person."""
+        return f"rewards: this process, {self.done} chunks scored"

@@ -19,7 +19,7 @@ from ddpo.pool import Call, Gone, Poison, Pool
 from ddpo.sizing import Size
 from ddpo.source import fingerprint
 from ddpo.stages import Stage, stages
-from ddpo.types import Captions, Images, Rollouts, Scored, Scores
+from ddpo.types import Captions, Chunk, Images, Rollouts, Scored, Scores
 from rewards.batch import combine
 from rewards.worker import RewardWorker
 
@@ -29,6 +29,10 @@ TRIES = 3  # as often may a chunk take its worker with it, or its images be lost
 
 class RewardActor(RewardWorker):
     """A RewardWorker that says which code it runs."""
+
+    def __repr__(self) -> str:
+        """On Ray's dashboard."""
+        return f"{self.verb}:{self.name}"
 
     def fingerprint(self) -> str:
         """Of the sources on its node."""
@@ -92,6 +96,15 @@ class PooledRewards:
         """How many workers every pool has now."""
         return {name: self.control.call(pool.state).workers for name, pool in self.pools.items()}
 
+    @property
+    def done(self) -> int:
+        """Chunks that went through a stage."""
+        return sum(pool.done for pool in self.pools.values())
+
+    def standing(self) -> str:
+        """How the pools stand, for a person."""
+        return "; ".join(str(self.control.call(pool.state)) for pool in self.pools.values())
+
     def score(self, rollouts: Rollouts) -> InFlight:
         """Have every chunk scored by every reward as soon as it is drawn; returns at once."""
         scores = {
@@ -104,7 +117,7 @@ class PooledRewards:
         chunk = await drawing.here()
         for _ in range(TRIES):
             try:
-                return await self._through(self.chains[name], chunk.images)
+                return await self._through(self.chains[name], chunk)
             except Gone:
                 chunk = await drawing.again(chunk)
             except Poison as poison:
@@ -112,10 +125,11 @@ class PooledRewards:
                 return Scores(chunk.receipt.ids, {}, dict.fromkeys(chunk.receipt.ids, reason), {}, {})
         raise WorkerError(f"the images of a chunk were lost with their node {TRIES} times before {name!r} scored them.")
 
-    async def _through(self, chain: list[Stage], images: Any) -> Scores:
+    async def _through(self, chain: list[Stage], chunk: Chunk) -> Scores:
         """Only the first stage fetches the images; what it makes of them is small and comes by way of the driver."""
-        made = images
+        made, receipt = chunk.images, chunk.receipt
         for stage in chain:
-            call = Call(stage.verb, (made,), 1, f"{stage.verb}:{stage.reward}")
+            label = f"{stage.verb}:{stage.reward} v{receipt.version}"
+            call = Call(stage.verb, (made,), 1, label, len(receipt.ids))
             made, = await self.pools[stage.pool].submit(call)
         return made

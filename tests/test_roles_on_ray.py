@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from autoscaled import autoscaled
-from learning import in_process, on_cluster
+from learning import on_cluster
 
 from deploy import cluster
 from deploy.placing import ROLE

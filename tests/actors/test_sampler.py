@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import plain_diffusers
 import pytest
@@ -13,7 +15,7 @@ from ddpo.base import find
 from ddpo.condition import Condition
 from ddpo.denoiser import Denoiser
 from ddpo.errors import DdpoError
-from ddpo.types import Trajectory
+from ddpo.types import Prompts, Trajectory
 from ddpo.weights import pack
 
 
@@ -24,15 +26,33 @@ def sampler_and_policy(make_run):
     return Sampler(run, base), pack(Denoiser(base, run.policy, 0).weights(), 0), run
 
 
+def batch(*texts: str) -> Prompts:
+    """The first images of batch 0, with noise of their own."""
+    return dataclasses.replace(fixed(plain(list(texts)), 3), step=0, ids=tuple(range(len(texts))))
+
+
+def states(trajectory: Trajectory) -> np.ndarray:
+    """(B, S, C, H, W) of a trajectory that holds them all."""
+    assert trajectory.held_BS.all()
+    return trajectory.states_NCHW.reshape(*trajectory.held_BS.shape, *trajectory.states_NCHW.shape[1:])
+
+
 def test_a_chunk_has_every_state_and_fits_together(sampler_and_policy):
     sampler, policy, _ = sampler_and_policy
-    images, trajectory, receipt = sampler.sample(fixed(plain(["a cat", "a dog", "a cat", "a fox"]), 3), policy)
+    images, trajectory, receipt = sampler.sample(batch("a cat", "a dog", "a cat", "a fox"), policy)
     assert images.pixels_BYX3.shape == (4, 16, 16, 3) and images.pixels_BYX3.dtype == np.uint8
-    assert trajectory.states_BSCHW.shape == (4, 6, 4, 8, 8) and trajectory.log_probs_BT.shape == (4, 5)
+    assert states(trajectory).shape == (4, 6, 4, 8, 8) and trajectory.log_probs_BT.shape == (4, 5)
     assert trajectory.text_BLD.shape == (4, 24, 16) and trajectory.null_LD.shape == (24, 16)
     assert trajectory.pooled_BP.shape == (4, 0) and trajectory.null_pooled_P.shape == (0,)
     assert images.ids == trajectory.ids == receipt.ids
     assert (trajectory.version, trajectory.digest) == (0, policy.digest) == (receipt.version, receipt.digest)
+
+
+def test_of_pictures_that_nobody_trains_on_no_state_is_kept(sampler_and_policy):
+    sampler, policy, _ = sampler_and_policy
+    images, trajectory, _ = sampler.sample(fixed(plain(["a cat", "a dog"]), 3), policy)
+    assert images.pixels_BYX3.shape == (2, 16, 16, 3) and np.isnan(trajectory.log_probs_BT).all()
+    assert trajectory.states_NCHW.shape == (0, 4, 8, 8) and not trajectory.held_BS.any()
 
 
 def test_kl_to_the_base_is_measured_on_grids_and_where_the_reward_pays_for_it(make_run):
@@ -41,16 +61,16 @@ def test_kl_to_the_base_is_measured_on_grids_and_where_the_reward_pays_for_it(ma
     denoiser = Denoiser(base, run.policy, 0)
     start = pack(denoiser.weights(), 0)
     moved = pack({name: weight + 0.05 for name, weight in denoiser.weights().items()}, 1)
-    grid, batch = fixed(source(run.prompts), 3), Draw(run, source(run.prompts))(0).chunks(4)[0]
+    grid, part = fixed(source(run.prompts), 3), Draw(run, source(run.prompts))(0).chunks(4)[0]
     sampler = Sampler(run, base)
     assert sampler.sample(grid, start)[2].kl_B.tolist() == [0.0, 0.0]
-    assert np.isnan(sampler.sample(batch, moved)[2].kl_B).all()
+    assert np.isnan(sampler.sample(part, moved)[2].kl_B).all()
     paying = Sampler(make_run("advantage.kl=1"), base)
-    _, trajectory, receipt = paying.sample(batch, moved)
+    _, trajectory, receipt = paying.sample(part, moved)
     denoiser.load(moved)
     by_hand = np.zeros(4)
     for index in range(5):
-        given = torch.tensor(trajectory.states_BSCHW[:, index]), torch.full((4,), index), *texts(trajectory)
+        given = torch.tensor(states(trajectory)[:, index]), torch.full((4,), index), *texts(trajectory)
         with torch.no_grad():
             p, q = denoiser.step(*given), denoiser.base_step(*given)
         by_hand += ((p.mean_BCHW - q.mean_BCHW) ** 2 / (2 * p.std_B[0] ** 2)).mean((1, 2, 3)).numpy() / 5
@@ -66,18 +86,18 @@ def texts(trajectory: Trajectory) -> tuple[Condition, Condition]:
 
 def test_the_same_call_gives_the_same_bits_and_seeds_are_per_image(sampler_and_policy):
     sampler, policy, _ = sampler_and_policy
-    prompts = fixed(plain(["a cat"] * 4), 3)
-    first, second = sampler.sample(prompts, policy), sampler.sample(prompts, policy)
-    assert first[1].states_BSCHW.tobytes() == second[1].states_BSCHW.tobytes()
-    starts = {state.tobytes() for state in first[1].states_BSCHW[:, 0]}
+    prompts = batch(*["a cat"] * 4)
+    first, second = (states(sampler.sample(prompts, policy)[1]) for _ in range(2))
+    assert first.tobytes() == second.tobytes()
+    starts = {state.tobytes() for state in first[:, 0]}
     assert len(starts) == 4
 
 
 def test_neighbours_in_a_chunk_do_not_matter(sampler_and_policy):
     sampler, policy, _ = sampler_and_policy
-    one = sampler.sample(fixed(plain(["a cat", "a dog", "a fox", "a cow"]), 3), policy)[1]
-    other = sampler.sample(fixed(plain(["a cat", "a bee", "a bat", "a rat"]), 3), policy)[1]
-    assert one.states_BSCHW[0].tobytes() == other.states_BSCHW[0].tobytes()
+    one = sampler.sample(batch("a cat", "a dog", "a fox", "a cow"), policy)[1]
+    other = sampler.sample(batch("a cat", "a bee", "a bat", "a rat"), policy)[1]
+    assert states(one)[0].tobytes() == states(other)[0].tobytes()
 
 
 def test_the_chain_is_plain_diffusers_with_the_same_noise(sampler_and_policy, model):
@@ -93,12 +113,12 @@ def test_the_chain_is_plain_diffusers_with_the_same_noise(sampler_and_policy, mo
 def test_weights_are_loaded_and_their_digest_is_read_from_the_module(sampler_and_policy):
     sampler, policy, _ = sampler_and_policy
     moved = {name: array + 0.1 for name, array in sampler.denoiser.weights().items()}
-    prompts = fixed(plain(["a cat"]), 3)
+    prompts = batch("a cat")
     before = sampler.sample(prompts, policy)[1]
     after = sampler.sample(prompts, pack(moved, 1))[1]
     assert after.digest == pack(moved, 1).digest != before.digest
-    assert not np.array_equal(before.states_BSCHW, after.states_BSCHW)
-    assert sampler.sample(prompts, policy)[1].states_BSCHW.tobytes() == before.states_BSCHW.tobytes()
+    assert not np.array_equal(states(before), states(after))
+    assert states(sampler.sample(prompts, policy)[1]).tobytes() == states(before).tobytes()
 
 
 def test_a_skipped_load_shows_in_the_digest(sampler_and_policy):

@@ -191,3 +191,12 @@ def test_two_processes_never_share_a_folder(resume, copy):
     assert answer.code == 2 and "another process is training in" in answer.err
     assert (copy / "metrics.jsonl").read_bytes() == before
     assert resume().code == 0  # the lock went with its holder
+
+
+def test_a_job_that_is_tried_again_starts_the_run_and_then_goes_on_with_it(resume, train, copy):
+    cut(copy, 1)
+    answer = resume("auto")
+    assert answer.code == 0 and f"Run folder: {copy} goes on after step 1" in answer.err
+    assert resume("auto").code == 0  # finished: a try after that is done at once
+    answer = train("--resume", "auto", "name=first")
+    assert answer.code == 0 and "Run folder: runs/first\n" in answer.err

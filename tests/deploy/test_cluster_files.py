@@ -1,4 +1,4 @@
-"""Every file in deploy/ that makes a cluster: Ray's and KubeRay's schemas, labels that the recipes ask for, commands."""
+"""The files that make clusters: Ray's and KubeRay's schemas, labels that the recipes ask for, commands that exist."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def holds(part: dict[str, Any], wants: Any) -> bool:
 
 def test_no_file_is_without_a_test():
     found = [ROOT / "ray_cluster.yaml", *(ROOT / "deploy").rglob("*")]
-    files = {str(path.relative_to(ROOT)) for path in found if path.suffix in (".yaml", ".sbatch") or "Docker" in path.name}
-    assert files == {*CLOUDS, ON_PREMISES, *KUBERAY, *OTHERS}
+    ours = [path for path in found if path.suffix in (".yaml", ".sbatch") or path.name == "Dockerfile"]
+    assert {str(path.relative_to(ROOT)) for path in ours} == {*CLOUDS, ON_PREMISES, *KUBERAY, *OTHERS}
 
 
 @pytest.mark.parametrize("file", [*CLOUDS, ON_PREMISES])
@@ -220,7 +220,7 @@ def test_the_slurm_script_is_a_script_and_its_commands_exist():
     path = ROOT / "deploy/slurm/train.sbatch"
     subprocess.run(["bash", "-n", str(path)], check=True, timeout=10)
     (line,) = re.findall(r"^srun .*", path.read_text().replace("\\\n", " "), re.MULTILINE)
-    start, entrypoint = line.replace('"$@"', "demo actors.count=4").split(" -- ")
+    start, wrapped = line.replace('"$@" --resume', "demo actors.count=4 --resume").split(" -- ")
     given = [word.partition("=")[0] for word in start.partition("symmetric-run")[2].split() if word.startswith("--")]
     assert given and set(given) <= {option for part in symmetric_run.params for option in part.opts}
-    assert trained(entrypoint.strip()).resume == "auto"
+    assert trained(wrapped[wrapped.index("python -m") :].strip()).resume == "auto"

@@ -78,6 +78,22 @@ def test_a_usual_clip_range_or_none_is_nothing_to_speak_of(train, words):
     assert "Note" not in train("steps=1", *words).err
 
 
+@pytest.mark.parametrize(("words", "idle"), [
+    (("learner.correction=truncate", "learner.clip=0.01"), {"clip": '0.01 is without effect: "truncate" does not'}),
+    (("learner.algorithm=ddpo-sf", "learner.minibatch=8", "learner.clip=0.01"), {"clip": "0.01 is without effect: d"}),
+    (("learner.algorithm=rwr", "learner.window=[0, -2]", "learner.timestep_fraction=0.5", "learner.clip=0.01"),
+     {"window": "[0, -2] is without", "timestep_fraction": "0.5 is without", "clip": "0.01 is without effect: rwr"}),
+    (("learner.algorithm=rwr",), {}),
+    (("learner.correction=decoupled", "learner.clip=0.01", "learner.window=[0, -2]"), {}),
+])
+def test_values_without_effect_are_named_but_are_no_mistake(train, words, idle):
+    answer = train("--check", *words)
+    notes = [line for line in answer.out.splitlines() if line.startswith("Note: ")]
+    assert answer.code == 0 and len(notes) == len(idle), answer.err
+    for note, (key, said) in zip(notes, idle.items(), strict=True):
+        assert note.startswith(f"Note: learner.{key} = {said}")
+
+
 @pytest.mark.parametrize(
     "words",
     [("{}", "--check", "lag=1"), ("--check", "{}", "lag=1"), ("{}", "--resume", "lag=1", "--check"),

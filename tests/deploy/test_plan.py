@@ -221,4 +221,4 @@ def test_a_model_that_is_not_here_is_unknown_and_not_guessed():
 
 def test_nodes_are_asked_of_a_dashboard_that_answers(ddpo, run_file):
     answer = ddpo("plan", run_file, "--address", "http://127.0.0.1:9")
-    assert answer.code == 2 and "no Ray dashboard lets us in at http://127.0.0.1:9" in answer.err
+    assert answer.code == 2 and "no Ray dashboard answers at http://127.0.0.1:9" in answer.err

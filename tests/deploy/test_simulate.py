@@ -4,9 +4,25 @@ from __future__ import annotations
 
 import pytest
 
-from deploy.prepare import prepare
+from actors.prompts import Draw, source
+from actors.sampler import Sampler
+from ddpo.base import find as find_base
+from deploy.prepare import chunk_bytes, prepare
 from deploy.recipes import find
 from deploy.simulate import Outcome, Times, simulate
+from learner.learner import Learner
+
+
+@pytest.mark.parametrize("words", [(), ("learner.window=[0, -2]",), ("learner.timestep_fraction=0.5",),
+                                   ("learner.algorithm=rwr",)])
+def test_bytes_moved_are_those_of_real_trajectories(make_run, words):
+    run = make_run(*words)
+    base = find_base(run.policy.base)
+    sampler, policy = Sampler(run, base), Learner(run, base).policy()
+    parts = Draw(run, source(run.prompts))(0).chunks(run.actors.batch)
+    drawn = [sampler.sample(part, policy)[1] for part in parts]
+    moved = sum(array.nbytes for one in drawn for array in (one.states_NCHW, one.text_BLD, one.null_LD))
+    assert moved == len(parts) * chunk_bytes(run, base)
 
 
 def outcome(times: Times, *overrides: str) -> Outcome:

@@ -143,6 +143,51 @@ def test_only_steps_of_the_window_are_trained(make_run):
     assert len(learner.update(trajectories, ADVANTAGES, ALL).log_prob_delta_by_timestep) == 3
 
 
+SUBSETS = {
+    "window": ("learner.window=[1, -1]",),
+    "fraction": ("learner.timestep_fraction=0.5",),
+    "two epochs": ("learner.window=[0, -1]", "learner.timestep_fraction=0.5", "learner.inner_epochs=2"),
+    "decoupled": ("learner.timestep_fraction=0.5", "learner.correction=decoupled"),
+    "rwr": ("learner.algorithm=rwr",),
+}
+
+
+@pytest.mark.parametrize("subset", SUBSETS)
+def test_a_trajectory_holds_the_states_that_are_trained_and_no_others(make_run, subset):
+    run, learner, trajectories = made(make_run, *SUBSETS[subset])
+    expected = np.zeros((8, 6), bool)
+    for epoch in range(run.learner.inner_epochs):
+        for image, index in np.concatenate(list(learner._minibatches(epoch, ALL))):
+            expected[image, [-1] if learner.regression else [index, index + 1]] = True
+    np.testing.assert_array_equal(np.concatenate([t.held_BS for t in trajectories]), expected)
+    assert sum(len(t.states_NCHW) for t in trajectories) == expected.sum() < expected.size
+
+
+@pytest.mark.parametrize("subset", SUBSETS)
+def test_from_whole_trajectories_the_same_is_learned(make_run, subset):
+    run, learner, trajectories = made(make_run, *SUBSETS[subset])
+    whole = drawn(make_run(), learner)
+    assert all(t.held_BS.all() for t in whole) and not any(t.held_BS.all() for t in trajectories)
+    other = Learner(run, find(run.policy.base))
+    for one, batch in ((learner, trajectories), (other, whole)):
+        one.update(batch, np.abs(ADVANTAGES), np.array([True] * 6 + [False, True]))
+    assert learner.policy().digest == other.policy().digest != trajectories[0].digest
+
+
+def test_the_ratio_is_exactly_one_for_scattered_timesteps_too(make_run):
+    run, learner, trajectories = made(make_run, "learner.minibatch=8", "learner.timestep_fraction=0.5")
+    learner.update(trajectories, ADVANTAGES, ALL)
+    report = learner.update(drawn(run, learner, 1), ADVANTAGES, ALL)
+    assert report.max_abs_log_prob_delta == 0.0 and report.pairs == 8 * 2
+
+
+def test_trajectories_that_lack_what_the_step_trains_are_refused(make_run):
+    _, learner, trajectories = made(make_run, "lag=1", "learner.timestep_fraction=0.5")
+    learner.update(trajectories, ADVANTAGES, ALL)
+    with pytest.raises(DeliveryError, match=r"of step 2 lack \d+ of the states that it trains"):
+        learner.update(trajectories, ADVANTAGES, ALL)
+
+
 def test_a_window_without_noise_is_refused(make_run, tmp_path):
     run = make_run("learner.window=[-1, 5]")
     folder = shutil.copytree(run.policy.base, tmp_path / "last step without noise")
@@ -185,9 +230,9 @@ def test_rwr_regresses_on_the_images_with_weight_and_on_no_others(make_run):
     weights = np.array([1.0, 0.0] * 4)
     report = learner.update(trajectories, weights, ALL)
     assert report.pairs == 4 * 3 and report.updates == 3 and report.loss > 0 and report.clip_fraction == 0.0
-    spoiled = [dataclasses.replace(t, states_BSCHW=t.states_BSCHW.copy()) for t in trajectories]
+    spoiled = [dataclasses.replace(t, states_NCHW=t.states_NCHW.copy()) for t in trajectories]
     for trajectory in spoiled:
-        trajectory.states_BSCHW[1::2, -1] = 9.0
+        trajectory.states_NCHW[1::2] = 9.0  # of each image x_0 alone is held
     _, other, _ = made(make_run, *options)
     other.update(spoiled, weights, ALL)
     assert other.policy().digest == learner.policy().digest
@@ -208,7 +253,8 @@ def test_the_average_follows_the_weights_and_is_what_others_load(make_run, tmp_p
     state = learner.state()
     name = max(start, key=lambda key: float(np.abs(state[f"weights/{key}"] - start[key]).max()))
     assert not np.array_equal(state[f"average/{name}"], state[f"weights/{name}"])
-    path = checkpoint.save(tmp_path, 1, state, [learner.policy()], {}, run, find(run.policy.base))
+    whole = checkpoint.Checkpoint(1, state, [learner.policy()], {})
+    path = checkpoint.save(tmp_path, whole, run, find(run.policy.base))
     exported = load_file(path / lora.LORA_FILE)["unet." + name.replace(".default", "")]
     np.testing.assert_array_equal(exported, state[f"average/{name}"])
     resumed = Learner(run, find(run.policy.base))

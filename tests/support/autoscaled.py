@@ -65,7 +65,7 @@ def _faked(address: str) -> dict[str, Any]:
     types[HEAD_TYPE] = types.pop(config["head_node_type"])
     provider = {"type": "external", "module": FAKE, "gcs_address": address, "head_node_id": HEAD_ID,
                 "launch_multiple": True, "disable_node_updaters": True}
-    return dict.fromkeys(EMPTY, []) | {
+    return {key: [] for key in EMPTY} | {
         "cluster_name": "fake", "provider": provider, "available_node_types": types, "head_node_type": HEAD_TYPE,
         "max_workers": config["max_workers"], "idle_timeout_minutes": IDLE / 60, "file_mounts": {},
     }
@@ -73,7 +73,8 @@ def _faked(address: str) -> dict[str, Any]:
 
 def _end(folder: str) -> None:
     """Everything that was started for this cluster: its folder is in their command lines, and in no others'."""
-    ours = [process for process in psutil.process_iter(["cmdline"]) if folder in " ".join(process.info["cmdline"] or [])]
+    running = psutil.process_iter(["cmdline"])
+    ours = [process for process in running if folder in " ".join(process.info["cmdline"] or [])]
     for process in ours:
         with suppress(psutil.NoSuchProcess):
             process.kill()

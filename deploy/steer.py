@@ -1,0 +1,82 @@
+"""`ddpo scale`, `status` and `stop`: how a run on a cluster stands, and having it do otherwise, while it goes on.
+
+Consumes the command's options, produces lines for a person; waits, with deadlines, for the run's mailbox. Where the
+cluster is known by its dashboard's address only, the same command runs there, as a small job. No torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from ddpo.errors import InputError
+from deploy import mailbox, submission
+from deploy.cluster import visiting
+
+AGAIN = 3.0  # seconds between two looks of --watch
+
+
+def steer(options: argparse.Namespace) -> int:
+    """Carry the command out; its exit code."""
+    url = _far(options.address)
+    if url:
+        client = submission.connect(url)
+        return _ended(client, options) or submission.there(client, _words(options))
+    with visiting(options.address):
+        for text in COMMANDS[options.command](options):
+            print(text, flush=True)
+    return 0
+
+
+def _far(address: str) -> str:
+    """The dashboard's URL where that is what is known of the cluster, else ""."""
+    if "://" in address:
+        return address
+    return "" if address or "RAY_ADDRESS" in os.environ else os.environ.get("RAY_API_SERVER_ADDRESS", "")
+
+
+def _ended(client: Any, options: argparse.Namespace) -> int:
+    """Say so where the run was submitted and has ended; 1 then, 0 where there is something to steer."""
+    if not options.run:
+        return 0
+    job = submission.newest(client, options.run)
+    if not job.status.is_terminal():
+        return 0
+    said = job.message.splitlines()[-1]
+    print(f"{options.run}: job {job.submission_id} has ended, {job.status.value}: {said}", flush=True)
+    return 1
+
+
+def _words(options: argparse.Namespace) -> list[str]:
+    """The command as it is written on the cluster itself."""
+    words = [options.command, *([options.run] if options.run else []), *getattr(options, "wishes", [])]
+    return [*words, "--watch"] if getattr(options, "watch", False) else words
+
+
+def _scale(options: argparse.Namespace) -> Iterator[str]:
+    yield mailbox.table(mailbox.scale(options.run, options.wishes))
+
+
+def _status(options: argparse.Namespace) -> Iterator[str]:
+    if not options.run:
+        yield "\n".join(mailbox.status(run).partition("\n")[0] for run in mailbox.runs()) or "No run is on the cluster."
+        return
+    yield mailbox.status(options.run)
+    while options.watch:
+        time.sleep(AGAIN)
+        try:
+            yield f"\n{mailbox.status(options.run)}"
+        except InputError:
+            yield f"\n{options.run} has ended."
+            return
+
+
+def _stop(options: argparse.Namespace) -> Iterator[str]:
+    mailbox.stop(options.run)
+    yield f"{options.run} ends after the step in hand, with a checkpoint; `ddpo submit` or --resume goes on from there."
+
+
+COMMANDS = {"scale": _scale, "status": _status, "stop": _stop}

@@ -1,0 +1,176 @@
+"""Runs as jobs of a Ray cluster, from anywhere that reaches its dashboard's address: submit, follow, find again.
+
+Consumes command lines, produces jobs and what they print; waits, with a deadline, for the dashboard to answer, and
+without one for a job that is being followed. No torch, and nothing of Ray but its client of jobs: the machine need not
+be part of the cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shlex
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from ddpo.config import Run
+from ddpo.errors import InputError, WorkerError
+from ddpo.source import ROOT
+
+LOCAL = "http://127.0.0.1:8265"  # Ray's dashboard where nothing else is said
+KNOCK = 10.0  # seconds for the dashboard's port to open
+SECONDS_TO_LEAVE = "3600"  # that Ray gives a job that it stops before it kills it; ours leave by checkpoints.notice
+RAYS_OWN = ("job_manager.py", "Running entrypoint for job", "Set ray log level")  # in lines that are not the run's
+POLL = 0.5
+
+
+def dashboard(address: str) -> str:
+    """The URL as given, else as Ray's own commands find it."""
+    found = address or os.environ.get("RAY_API_SERVER_ADDRESS", "") or LOCAL
+    return found if "://" in found else f"http://{found}"
+
+
+def connect(address: str) -> Any:
+    """Ray's client of jobs; raises InputError where no dashboard answers, or it admits nobody without a token, or its
+    Ray is another."""
+    url = dashboard(address)
+    try:
+        _knock(url)
+    except OSError as error:
+        raise InputError(_absent(url, error)) from None
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    logging.disable(logging.WARNING)  # else every file that is not uploaded is a line
+    try:
+        client = JobSubmissionClient(url)
+        _check_version(url, client._do_request("GET", "/api/version").json()["ray_version"])
+        client.list_jobs()
+        return client
+    except AuthenticationError as error:
+        raise InputError(_shut(url, error)) from None
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(_absent(url, error)) from None
+
+
+def _knock(url: str) -> None:
+    place = urlsplit(url)
+    port = place.port or (443 if place.scheme == "https" else 80)
+    socket.create_connection((place.hostname or "", port), timeout=KNOCK).close()
+
+
+def _absent(url: str, error: Exception) -> str:
+    said = str(error).partition("\n")[0]
+    return (
+        f"no Ray dashboard answers at {url} ({type(error).__name__}: {said}). Give the cluster's with --address URL or "
+        "RAY_API_SERVER_ADDRESS; where its port is not open to you, forward it: ssh -L 8265:localhost:8265 HEAD."
+    )
+
+
+def _shut(url: str, error: Exception) -> str:
+    said = str(error).partition("\n")[0].rstrip(".")
+    return (
+        f"the cluster at {url} wants a token: {said}. Set RAY_AUTH_MODE=token and, in RAY_AUTH_TOKEN or the file that "
+        "RAY_AUTH_TOKEN_PATH names (~/.ray/auth_token), the token with which the cluster was started; `ray "
+        "get-auth-token` prints it there."
+    )
+
+
+def _check_version(url: str, theirs: str) -> None:
+    import ray
+
+    if theirs.split(".")[:2] != ray.__version__.split(".")[:2]:
+        raise InputError(
+            f"the cluster at {url} runs Ray {theirs}, this program was made with {ray.__version__}: what it asks "
+            "of Ray may not be there, or be something else. Make the environments of both from constraints.txt."
+        )
+
+
+def inside(path: Path) -> str:
+    """The run file as the job will find it: jobs see what lies in the checkout, which is uploaded."""
+    try:
+        return path.resolve().relative_to(ROOT).as_posix()
+    except ValueError:
+        raise InputError(
+            f"{path} lies outside {ROOT}, and a job is given that folder and nothing else. Copy the run file, and "
+            "the rewards and prompts that it names, into the checkout."
+        ) from None
+
+
+def submit(client: Any, run: Run, words: list[str]) -> str:
+    """Start `ddpo train WORDS` as a job of the cluster; its id. Raises InputError where such a run is on it."""
+    if found := [job for job in _jobs(client, run.name) if not job.status.is_terminal()]:
+        raise InputError(
+            f"run {run.name!r} is on the cluster already, as job {found[0].submission_id}. `ddpo logs {run.name}` "
+            f"follows it, `ddpo stop {run.name}` ends it with a checkpoint from which a new submission goes on; "
+            "another name=... starts another run."
+        )
+    return _start(client, ["train", *words], {"ddpo_run": run.name}, f"{run.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+
+
+def _start(client: Any, words: list[str], metadata: dict[str, str], name: str) -> str:
+    environment = {
+        "working_dir": str(ROOT), "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": SECONDS_TO_LEAVE, "PYTHONUNBUFFERED": "1"},
+    }
+    command = shlex.join(["python", "-m", "deploy", *words])
+    try:
+        return client.submit_job(
+            entrypoint=command, runtime_env=environment, metadata=metadata, submission_id=name.replace("/", "-")
+        )
+    except RuntimeError as error:
+        raise WorkerError(f"the cluster does not take the job: {error}") from None
+
+
+def _jobs(client: Any, run: str) -> list[Any]:
+    """The jobs of a run, the newest first."""
+    jobs = [job for job in client.list_jobs() if (job.metadata or {}).get("ddpo_run") == run and job.submission_id]
+    return sorted(jobs, key=lambda job: job.start_time or 0, reverse=True)
+
+
+def newest(client: Any, run: str) -> Any:
+    """The newest job of a run; raises InputError with the runs that there are."""
+    if found := _jobs(client, run):
+        return found[0]
+    names = sorted({job.metadata["ddpo_run"] for job in client.list_jobs() if "ddpo_run" in (job.metadata or {})})
+    there = f"Submitted to it: {', '.join(names)}." if names else "Nothing was submitted to it."
+    raise InputError(f"no job of a run {run!r} on this cluster. {there}")
+
+
+def follow(client: Any, job: str) -> int:
+    """Print what a job prints until it has ended; its exit code. Ctrl-C leaves it running."""
+    asyncio.run(_tail(client, job))
+    while not (info := client.get_job_info(job)).status.is_terminal():
+        time.sleep(POLL)
+    if info.driver_exit_code is None:
+        print(f"ddpo: job {job} {info.status.value}: {info.message}", file=sys.stderr, flush=True)
+        return 1
+    return int(info.driver_exit_code)
+
+
+async def _tail(client: Any, job: str) -> None:
+    rest = ""
+    async for text in client.tail_job_logs(job):
+        *lines, rest = (rest + text).split("\n")
+        _print(lines)
+    _print([rest] if rest else [])
+
+
+def _print(lines: list[str]) -> None:
+    for line in lines:
+        if not any(mark in line for mark in RAYS_OWN):
+            print(line, flush=True)
+
+
+def printed(client: Any, job: str) -> None:
+    """Print what a job has printed so far."""
+    _print(client.get_job_logs(job).splitlines())
+
+
+def there(client: Any, words: list[str]) -> int:
+    """Have one of our commands run on the cluster, print what it prints and return its exit code."""
+    return follow(client, _start(client, words, {"ddpo_command": words[0]}, f"{words[0]}-{time.time_ns()}"))

@@ -1,0 +1,187 @@
+"""Runs as jobs: submitted, followed, steered, stopped and gone on with over the dashboard's address alone; and what a
+person is told who has no token, a wrong one, no cluster or another cluster's versions."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from terminal import Answer, metrics
+
+from ddpo.errors import InputError
+from ddpo.source import ROOT
+from deploy import submission
+
+TOKEN = "0123456789abcdef" * 4
+PATIENCE = 240.0
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """url: of its dashboard; runs: where its jobs keep them"""
+
+    url: str
+    runs: Path
+
+
+def free_port() -> int:
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        return door.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster as somebody starts it, with a token."""
+    parts, url = tempfile.mkdtemp(prefix="ray"), f"127.0.0.1:{free_port()}"
+    words = ["start", "--head", "--block", "--temp-dir", parts, "--port", str(free_port()), "--num-cpus", "5",
+             "--dashboard-host", "127.0.0.1", "--dashboard-port", url.rpartition(":")[2], "--object-store-memory",
+             "100000000", "--ray-client-server-port", str(free_port()), "--dashboard-agent-listen-port",
+             str(free_port()), "--disable-usage-stats"]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN,
+                   "DDPO_RUNS": str(tmp_path_factory.mktemp("runs"))}
+    command = [sys.executable, "-m", "ray.scripts.scripts", *words]
+    with (Path(parts) / "head.txt").open("wb") as log:
+        head = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        wait_for(lambda: _open(url), "the dashboard")
+        yield Cluster(f"http://{url}", Path(environment["DDPO_RUNS"]))
+    finally:
+        head.terminate()
+        head.wait(60)
+        shutil.rmtree(parts, ignore_errors=True)
+
+
+def _open(url: str) -> bool:
+    host, _, port = url.rpartition(":")
+    with socket.socket() as door:
+        return door.connect_ex((host, int(port))) == 0
+
+
+def wait_for(condition: Callable[[], object], what: str) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, f"no {what} after {PATIENCE:g} s"
+        time.sleep(0.2)
+
+
+def far(*words: str, **settings: str) -> Answer:
+    """A command at a terminal that knows the cluster's token and nothing else of it."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, **settings}
+    done = subprocess.run(
+        [sys.executable, "-m", "deploy", *words], cwd=ROOT, env=environment, capture_output=True, text=True,
+        timeout=PATIENCE, check=False,
+    )
+    return Answer(done.returncode, done.stdout, done.stderr)
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.ray
+def test_a_run_is_submitted_steered_stopped_and_gone_on_with(there, model):
+    at = ["--address", there.url]
+    facts = {"policy.base": str(model), "policy.steps": "5", "actors.batch": "4", "actors.count": "1", "name": "far",
+             "learner.images_per_step": "8", "learner.minibatch": "4", "learner.micro_batch": "4",
+             "learner.window": "[0,5]", "advantage.min_count": "4", "prompts.items": '["a cat"]',
+             "checkpoints.every": "1"}
+    words = ["demo", *(f"{key}={value}" for key, value in facts.items())]
+    submitted = far("submit", *words, "steps=100000", *at)
+    assert submitted.code == 0 and "Submitted far as job far-" in submitted.err and submitted.out == ""
+    wait_for((there.runs / "far" / "metrics.jsonl").exists, "first step")
+    status = far("status", "far", *at)
+    assert status.code == 0 and re.match(r"far: step \d+/100000; .*reward ", status.out)
+    assert "samplers        1" in status.out
+    scaled = far("scale", "far", "jpeg=2", *at)
+    assert scaled.code == 0 and "2..2" in scaled.out
+    again = far("submit", *words, *at)
+    assert again.code == 2 and "run 'far' is on the cluster already, as job far-" in again.err
+    stopped = far("stop", "far", *at)
+    assert stopped.code == 0 and "far ends after the step in hand" in stopped.out
+    followed = far("logs", "far", "--follow", *at)
+    assert followed.code == 130 and "stopped after step" in followed.out and "job_manager" not in followed.out
+    assert "has ended, FAILED: ddpo: stopped after step" in far("status", "far", *at).out
+    learned = len(metrics(there.runs / "far"))
+    resumed = far("submit", *words, f"steps={learned + 2}", "--follow", *at)
+    assert resumed.code == 0 and f"goes on after step {learned} of {learned + 2}" in resumed.out
+    assert far("audit", str(there.runs / "far")).code == 0
+    assert len(metrics(there.runs / "far")) == learned + 2
+
+
+@pytest.mark.ray
+def test_a_job_that_fails_passes_its_exit_code_and_reason_on(there):
+    failed = far("submit", "demo", "policy.base=/nowhere", "name=lost", "--follow", "--address", there.url)
+    assert failed.code == 2 and "/nowhere" in failed.out
+    assert far("logs", "nobody", "--address", there.url).err.endswith("Submitted to it: far, lost.\n")
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(("settings", "said"), [
+    ({"RAY_AUTH_TOKEN": "f" * 64}, "wants a token: "),
+    ({"RAY_AUTH_MODE": "disabled"}, "wants a token: "),
+    ({"RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": "/nowhere"}, "wants a token: "),
+])
+def test_without_the_right_token_one_is_told_how_to_give_it(there, settings, said):
+    began = time.monotonic()
+    answer = far("status", "far", "--address", there.url, **settings)
+    assert answer.code == 2 and said in answer.err and "RAY_AUTH_TOKEN" in answer.err and "Traceback" not in answer.err
+    assert time.monotonic() - began < 30
+
+
+def test_without_a_cluster_one_is_told_where_it_was_looked_for():
+    url = f"http://127.0.0.1:{free_port()}"
+    answer = far("submit", "demo", "--address", url)
+    assert answer.code == 2 and f"no Ray dashboard answers at {url}" in answer.err and "--address URL" in answer.err
+
+
+def test_a_cluster_of_another_ray_is_named_with_its_version():
+    with pytest.raises(InputError, match=r"at URL runs Ray 2\.9\.3, this program was made with 2\.\d+"):
+        submission._check_version("URL", "2.9.3")
+
+
+def test_an_older_python_is_named_before_anything_else_fails():
+    done = python("import sys; sys.version_info = (3, 9); import deploy")
+    assert done.returncode == 1 and done.stderr.startswith("ddpo: this is Python 3.9, and 3.11 or newer is needed")
+
+
+def test_a_run_file_that_would_not_be_uploaded_is_refused(tmp_path):
+    assert submission.inside(ROOT / "deploy" / "recipes" / "demo.toml") == "deploy/recipes/demo.toml"
+    with pytest.raises(InputError, match="Copy the run file, and the rewards and prompts that it names, into the"):
+        submission.inside(tmp_path / "mine.toml")
+
+
+def test_clients_load_no_torch_and_no_model_library():
+    code = (
+        "import sys\nfrom deploy.__main__ import main\n"
+        f"print([main([*words, '--address', 'http://127.0.0.1:{free_port()}']) for words in\n"
+        "       (['submit', 'demo'], ['status', 'x'], ['scale', 'x'], ['logs', 'x'], ['stop', 'x'])])\n"
+        "print(sorted({'torch', 'diffusers', 'transformers', 'wandb'} & set(sys.modules)))\n"
+    )
+    done = python(code)
+    assert done.stdout.splitlines() == ["[2, 2, 2, 2, 2]", "[]"]
+
+
+def test_what_is_uploaded_is_small_and_has_all_that_a_job_needs(tmp_path):
+    from ray._private.runtime_env.packaging import create_package
+
+    package = tmp_path / "job.zip"
+    create_package(str(ROOT), package, include_gitignore=True)
+    names = set(zipfile.ZipFile(package).namelist())
+    assert {"deploy/__main__.py", "deploy/recipes/demo.toml", "menagerie/model/unet/config.json"} <= names
+    assert not [name for name in names if name.startswith(("tests/", "docs/", ".git/", "runs/"))]
+    assert package.stat().st_size < 30_000_000
