@@ -17,7 +17,7 @@ from actors.pooled import PooledSamplers
 from actors.prompts import Draw
 from bench.sleeper import SleepingWorker
 from ddpo import loop
-from ddpo.config import Run
+from ddpo.config import Run, chunks
 from ddpo.control import ControlThread
 from deploy import advice, cluster
 from deploy.prepare import Prepared, prepare
@@ -99,8 +99,9 @@ def _pace(marks: list[float]) -> float:
 
 def advised(times: Times, workers: Mapping[str, int], lag: int) -> str:
     """A run, what it says at its end, the run that does so, and how much faster it is than promised."""
-    before = on_ray(_staffed(workers, lag), times)
-    said = advice.of(before.rows, lag)
+    prepared = _staffed(workers, lag)
+    before = on_ray(prepared, times)
+    said = advice.of(before.rows, lag, chunks(prepared.run))
     assert said and said.limits in workers
     after = on_ray(_staffed({**workers, said.limits: workers[said.limits] + said.more}, lag), times)
     return f"{before.step:>10.3f}  {after.step:>5.3f}  {said.faster:>4.2f}  {before.step / after.step:>5.2f}  {said}"

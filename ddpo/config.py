@@ -284,6 +284,11 @@ def trained_timesteps(run: Run) -> int:
     return int(len(window(run)) * run.learner.timestep_fraction)
 
 
+def chunks(run: Run) -> int:
+    """Chunks of a step's batch."""
+    return run.learner.images_per_step // run.actors.batch
+
+
 def plain(run: Run) -> dict[str, Any]:
     """The run as nested dictionaries, every default written out: what config.toml in the run folder holds."""
     return dataclasses.asdict(run)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 STEPS = 20  # that are looked at
@@ -33,29 +34,40 @@ class Advice:
         return f"{self.limits} {'limit' if self.limits == 'samplers' else 'limits'} you: +{self.more} workers, {gain}"
 
 
-def advise(work: Mapping[str, float], workers: Mapping[str, int], learn: float, lag: int) -> Advice:
+def advise(
+    work: Mapping[str, float], workers: Mapping[str, int], learn: float, lag: int, chunks: int
+) -> Advice:
     """What limits the time of a step.
 
-    work: worker-seconds a step of every pool; learn: seconds of the update. With the stages' times t_i = work_i / n_i,
-    a step takes max(max_i t_i, sum_i t_i / (lag + 1)): no stage is faster than itself, and no more than lag + 1 batches
-    are under way at once.
+    work: worker-seconds a step of every pool; learn: seconds of the update; chunks: a step's. With the stages' times
+    t_i = work_i / n_i and the time of one chunk c_i = work_i / chunks, a batch is under way for
+    L = max t_i + sum of the other pools' c_i + learn, since its chunks stream from pool to pool, and a step takes
+    max(max t_i, learn, L / (lag + 1)): no stage is faster than itself, and lag + 1 batches are under way at most.
     """
+    step = partial(_step, work, learn, chunks)
     times = {name: seconds / workers[name] for name, seconds in work.items()} | {"learner": learn}
     slowest = max(times, key=lambda name: times[name])
-    step = _step(times, lag)
-    if step > CLOSE * times[slowest]:
-        more = math.ceil(sum(times.values()) / times[slowest]) - 1 - lag
-        return Advice("lag", more, step / _step(times, lag + more))
+    now = step(workers, lag)
+    if now > CLOSE * times[slowest]:
+        more = math.ceil(step(workers, 0) / times[slowest] / CLOSE) - 1 - lag
+        return Advice("lag", more, now / step(workers, lag + more))
     if slowest == "learner":
         return Advice("learner", 0, 1.0)
     rest = max(seconds for name, seconds in times.items() if name != slowest)
     more = max(1, math.ceil(work[slowest] / max(rest, 1e-9)) - workers[slowest])
     more = min(more, 4 * workers[slowest])  # beyond that, measure again
-    helped = times | {slowest: work[slowest] / (workers[slowest] + more)}
-    return Advice(slowest, more, step / _step(helped, lag))
+    return Advice(slowest, more, now / step({**workers, slowest: workers[slowest] + more}, lag))
 
 
-def of(rows: Sequence[Mapping[str, Any]], lag: int) -> Advice | None:
+def _step(work: Mapping[str, float], learn: float, chunks: int, workers: Mapping[str, int], lag: int) -> float:
+    """Seconds of a step."""
+    times = {name: seconds / workers[name] for name, seconds in work.items()}
+    slowest = max(times, key=lambda name: times[name])
+    under_way = times[slowest] + sum(work[name] / chunks for name in work if name != slowest) + learn
+    return max(times[slowest], learn, under_way / (lag + 1))
+
+
+def of(rows: Sequence[Mapping[str, Any]], lag: int, chunks: int) -> Advice | None:
     """Advice from lines of metrics.jsonl: from the last steps with as many workers as now; None for one process."""
     workers = rows[-1].get("workers") if rows else None
     if not workers:
@@ -63,8 +75,4 @@ def of(rows: Sequence[Mapping[str, Any]], lag: int) -> Advice | None:
     alike = [row["seconds"] for row in rows[-STEPS:] if row.get("workers") == workers]
     mean = {name: sum(row.get(name, 0.0) for row in alike) / len(alike) for name in alike[-1]}
     work = {name: mean["sample"] if name == "samplers" else mean[f"score {name}"] for name in workers}
-    return advise(work, workers, mean["learn"], lag)
-
-
-def _step(times: Mapping[str, float], lag: int) -> float:
-    return max(*times.values(), sum(times.values()) / (lag + 1))
+    return advise(work, workers, mean["learn"], lag, chunks)

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ddpo.config import Run
+from ddpo.config import Run, chunks
 from ddpo.pool import Pool, State
 from deploy import advice, job
 from deploy.metrics import Metrics
@@ -51,7 +51,7 @@ class Board:
         """
         self.metrics.learned(row, weights)
         self.rows.append(row)
-        limit = advice.of(list(self.rows), self.run.lag)
+        limit = advice.of(list(self.rows), self.run.lag, chunks(self.run))
         self.news = f"step {row['step']}/{self.run.steps}; {limit}; {text}"
 
     def says(self, states: list[State]) -> str:

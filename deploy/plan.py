@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ddpo.base import BaseModel, find
-from ddpo.config import Run
+from ddpo.config import Run, chunks
 from ddpo.errors import NotHereError
 from deploy import nodes, recipes
 from deploy.advice import advise
@@ -125,11 +125,11 @@ def _time(prepared: Prepared, spent: Sequence[str], policy: int, options: argpar
     """The run's own loop and pools on virtual time."""
     from deploy.simulate import given, simulate
 
-    run, chunks = prepared.run, prepared.run.learner.images_per_step // prepared.run.actors.batch
+    run = prepared.run
     times = dataclasses.replace(given(run, prepared.base, spent, options.call, options.bandwidth), policy=float(policy))
     short = dataclasses.replace(run, steps=max(2, min(run.steps, SIMULATED)))
     found = simulate(short, prepared.base, prepared.prompts, times)
-    work = {name: chunks * seconds for name, seconds in (("samplers", times.sample), *times.rewards.items())}
-    advice = str(advise(work, found.workers, times.learn, run.lag))
+    work = {name: chunks(run) * seconds for name, seconds in (("samplers", times.sample), *times.rewards.items())}
+    advice = str(advise(work, found.workers, times.learn, run.lag, chunks(run)))
     return Time(found.seconds_per_step, found.seconds_per_step * run.steps, found.images_per_second,
                 dict(found.workers), dict(found.idle), advice)

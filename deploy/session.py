@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from actors.prompts import Draw
 from ddpo import loop
 from ddpo.advantage import advantage
+from ddpo.config import chunks
 from ddpo.errors import Interrupted
 from ddpo.types import Prompts, Report, Scored
 from deploy import advice, ledger
@@ -213,7 +214,7 @@ class Session:
         }
         with guarded(self.folder.path):
             write(self.folder.result_file, json.dumps(result, indent=1))
-        if limit := advice.of(metrics, self.run.lag):
+        if limit := advice.of(metrics, self.run.lag, chunks(self.run)):
             self.progress.say(f"What limits this run: {limit}.")
         self._report()
 

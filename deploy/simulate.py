@@ -19,7 +19,7 @@ from actors.pooled import PooledSamplers
 from actors.prompts import Draw
 from ddpo import loop
 from ddpo.base import BaseModel
-from ddpo.config import Run
+from ddpo.config import Run, chunks
 from ddpo.errors import InputError
 from ddpo.pool import Call, Pool
 from ddpo.stages import stages
@@ -188,8 +188,7 @@ def _outcome(
 
 def bytes_moved(run: Run, chunk: float, policy: float, samplers: int) -> float:
     """In a step: every chunk's trajectory to the learner, the policy to every sampler that draws a chunk."""
-    chunks = run.learner.images_per_step // run.actors.batch
-    return chunks * chunk + min(chunks, samplers) * policy
+    return chunks(run) * chunk + min(chunks(run), samplers) * policy
 
 
 def table(

@@ -77,7 +77,8 @@ def time(run: Run) -> str:
     """Stacked seconds per step and the share of each phase."""
     if not run.rows:
         return "<p>No times are logged.</p>"
-    limit = advice.of(run.rows, run.config["lag"])
+    chunks = run.config["learner"]["images_per_step"] // run.config["actors"]["batch"]
+    limit = advice.of(run.rows, run.config["lag"], chunks)
     said = f"<p>What limits this run: {escape(str(limit))}.</p>" if limit else ""
     return said + figure(twice(lambda width: charts.time_chart(run.rows, width)) + _shares(run.rows), TIME_CAPTION)
 

@@ -19,6 +19,7 @@ from ray.exceptions import RayError
 from schedule import Fault, Schedule
 
 from ddpo.errors import DdpoError
+from deploy.cluster import visiting
 from deploy.mailbox import scale
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,8 +32,7 @@ NOTHING = "nothing to strike"
 
 @contextmanager
 def cluster(parts: Path) -> Iterator[Any]:
-    """Ray's fake cluster, its address in RAY_ADDRESS, and this process connected to it."""
-    import ray
+    """Ray's fake cluster, its address in RAY_ADDRESS."""
     from ray.cluster_utils import Cluster
 
     head = {"num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False, "temp_dir": str(parts)}
@@ -42,10 +42,8 @@ def cluster(parts: Path) -> Iterator[Any]:
             fake.add_node(num_cpus=CPUS, object_store_memory=STORE)
         fake.wait_for_nodes(timeout=60)
         os.environ["RAY_ADDRESS"] = fake.address
-        ray.init(address=fake.address, log_to_driver=False, logging_level="ERROR")
         yield fake
     finally:
-        ray.shutdown()
         os.environ.pop("RAY_ADDRESS", None)
         fake.shutdown()
 
@@ -145,9 +143,11 @@ class Disturbed:
         """SIGKILL one process of a role."""
         from ray._private.state import actors
 
+        with visiting(""):  # for as short as can be: whoever is connected is told at length of every node that dies
+            known = actors().values()
         prefix = f"chaos-{self.schedule.seed}/{role}"
         alive = sorted(
-            (entry["Name"], entry["Pid"]) for entry in actors().values()
+            (entry["Name"], entry["Pid"]) for entry in known
             if entry["Name"].startswith(prefix) and entry["State"] == "ALIVE" and entry["Pid"]
         )
         if not alive:
@@ -169,7 +169,8 @@ class Disturbed:
     def _scale(self, fault: Fault) -> str:
         wish = f"{('samplers', 'mine')[fault.pick < 0.5]}={1 + int(fault.pick * 6) % 3}"
         try:
-            scale(f"chaos-{self.schedule.seed}", [wish])
+            with visiting(""):
+                scale(f"chaos-{self.schedule.seed}", [wish])
         except (DdpoError, RayError):  # the run starts, or has just been killed
             return NOTHING
         return wish

@@ -12,6 +12,9 @@ CONFIG = """name = "pets & <em>friends</em>"
 steps = 6
 lag = 0
 
+[actors]
+batch = 8
+
 [rewards.size]
 kind = "compressibility"
 weight = 1.0
