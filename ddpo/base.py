@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddpo.errors import BaseModelError
+from ddpo.errors import BaseModelError, NotHereError
 from ddpo.source import ROOT
 
 BUILT_IN = {"menagerie": ROOT / "menagerie" / "model"}
@@ -24,6 +24,7 @@ WANTED = [  # of a hub repository, which may hold the same weights in five forma
     "model_index.json", "README.md", "scheduler/*.json", "tokenizer*/*.json", "tokenizer*/*.txt",
     *(f"{part}/{pattern}" for part in WITH_WEIGHTS for pattern in ("*.json", "*.safetensors")),
 ]
+DESCRIBING = [pattern for pattern in WANTED if "safetensors" not in pattern]
 UNWANTED = ["*.fp16.*", "*non_ema*"]
 
 
@@ -56,17 +57,21 @@ class BaseModel:
         return channels * height * width
 
 
-def find(name: str) -> BaseModel:
-    """Locate a model by built-in name, folder or hub name and check its kind; raises BaseModelError with the reason."""
+def find(name: str, weights: bool = True) -> BaseModel:
+    """Locate a model by built-in name, folder or hub name and check its kind; raises BaseModelError with the reason.
+
+    weights: False is content with the files that describe the model, and downloads no others.
+    """
     folder = BUILT_IN.get(name) or Path(name).expanduser()
     if not folder.is_dir():
-        folder = _download(name)
+        folder = _download(name, WANTED if weights else DESCRIBING)
     index = _json(folder, "model_index.json", name)
     scheduler = _json(folder, "scheduler/scheduler_config.json", name)
     _check_prediction(scheduler, name)
     _check_kind(index, name)
     parts = ["unet", "vae", *(encoder for _, encoder in TEXT_PARTS[index["_class_name"]])]
-    _check_weights(folder, name, parts)
+    if weights:
+        _check_weights(folder, name, parts)
     unet, vae, *text = (_json(folder, f"{part}/config.json", name) for part in parts)
     _check_unet(unet, vae, index, name)
     return _describe(name, folder, index, unet, vae, text, scheduler.get("prediction_type", "epsilon"))
@@ -93,7 +98,7 @@ def _describe(
     )
 
 
-def _download(name: str) -> Path:
+def _download(name: str, wanted: list[str]) -> Path:
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise BaseModelError(
             f"policy.base: there is no folder {name!r}. Give a folder in diffusers' layout, a hub name like "
@@ -102,9 +107,9 @@ def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=WANTED, ignore_patterns=UNWANTED))
+        return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=UNWANTED))
     except Exception as error:  # the hub's client raises many kinds; all mean that the model cannot be had
-        raise BaseModelError(
+        raise NotHereError(
             f"policy.base: {name!r} is no folder here, and the hub did not give it ({type(error).__name__}: "
             f"{str(error).splitlines()[0]}). Check the name and the network, or download it and give the folder."
         ) from error

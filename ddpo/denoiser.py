@@ -37,16 +37,18 @@ def device(name: str) -> torch.device:
 class Denoiser:
     """p_theta(x_{t-1} | x_t, c) with theta the LoRA matrices (fp32) or the whole UNet (fp32).
 
+    unet: one to take instead of loading the base model's, such as one without data (deploy.memory).
+
     Raises BaseModelError where the UNet cannot be loaded, InputError where LoRA's targets match nothing.
     """
 
-    def __init__(self, base: BaseModel, config: PolicyConfig, seed: int) -> None:
+    def __init__(self, base: BaseModel, config: PolicyConfig, seed: int, unet: Any = None) -> None:
         self.config = config
         self.device = device(config.device)
         facts = _scheduler_config(base)
         self.schedule: Schedule = schedule(facts, config.steps, config.eta).to(self.device)
         self.abar_N = training_abar(facts).to(self.device)
-        self.unet = _load_unet(base, config).to(self.device)
+        self.unet = (unet or _load_unet(base, config)).to(self.device)
         self.size_6 = torch.tensor(_size_conditioning(base.image_size), device=self.device)
         _make_trainable(self.unet, config, seed)
         self.trainable: dict[str, torch.nn.Parameter] = {

@@ -36,6 +36,10 @@ class BaseModelError(InputError):
     """The base model is missing, broken or of a kind that this program cannot train."""
 
 
+class NotHereError(BaseModelError):
+    """The base model is on no disk of this machine, and the hub did not give it."""
+
+
 class CheckpointError(InputError):
     """A checkpoint is missing, damaged or of another run."""
 

@@ -116,6 +116,15 @@ def _simulate(options: argparse.Namespace) -> None:
         print(line, flush=True)
 
 
+def _plan(options: argparse.Namespace) -> int:
+    from deploy.plan import plan
+    from deploy.plan_table import render
+
+    found = plan(options)
+    print(json.dumps(asdict(found), indent=1) if options.json else render(found), flush=True)
+    return 3 if found.lacks else 0
+
+
 def _audit(options: argparse.Namespace) -> None:
     from deploy.audit import audit, render
 
@@ -154,7 +163,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "train": _train, "sample": _sample, "eval": _eval, "compare": _compare, "publish": _publish, "recipes": _recipes,
     "train-aesthetic": _train_aesthetic, "submit": _submit, "logs": _logs, "scale": _steer, "status": _steer,
     "stop": _steer, "simulate": _simulate, "audit": _audit, "replay": _replay,
-    "serve-reward": _serve_reward, "check-reward": _check_reward,
+    "plan": _plan, "serve-reward": _serve_reward, "check-reward": _check_reward,
 }
 
 

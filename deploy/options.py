@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ddpo import __version__
 
-WITH_WORDS = ("train", "submit", "compare", "eval", "simulate", "serve-reward")  # commands that take key=value
+WITH_WORDS = ("train", "submit", "compare", "eval", "simulate", "plan", "serve-reward")  # commands that take key=value
 
 
 def read(arguments: list[str] | None) -> argparse.Namespace:
@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train_aesthetic(commands)
     _add_eval(commands)
     _add_simulate(commands)
+    _add_plan(commands)
     _add_ledger(commands)
     _add_serve_reward(commands)
     _add_check_reward(commands)
@@ -165,12 +166,33 @@ def _add_simulate(commands: argparse._SubParsersAction) -> None:
               " [--call SECONDS] [--bandwidth BYTES]",
     )
     simulate.add_argument("words", nargs="+", metavar="RUN.toml table.key=value", help="as of `ddpo train`")
-    simulate.add_argument("--time", action="append", default=[], metavar="STAGE=SECONDS",
-                          help="sample and each reward: of one chunk; learn: of one step; for every stage of the run")
+    _add_times(simulate)
     simulate.add_argument("--samplers", default="", metavar="N,...", help="how many, one line each (those of the run)")
-    simulate.add_argument("--call", type=float, default=0.001, metavar="SECONDS",
-                          help="of the driver for one call of a worker (0.001)")
-    simulate.add_argument("--bandwidth", type=float, default=1e9, metavar="BYTES", help="a second into a node (1e9)")
+
+
+def _add_times(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--time", action="append", default=[], metavar="STAGE=SECONDS",
+                         help="sample and each reward: of one chunk; learn: of one step; for every stage of the run")
+    command.add_argument("--call", type=float, default=0.001, metavar="SECONDS",
+                         help="of the driver for one call of a worker (0.001)")
+    command.add_argument("--bandwidth", type=float, default=1e9, metavar="BYTES", help="a second into a node (1e9)")
+
+
+def _add_plan(commands: argparse._SubParsersAction) -> None:
+    plan = commands.add_parser(
+        "plan", help="before any GPU is paid for: who goes where, memory, network, time, what a cluster lacks",
+        usage="ddpo plan RUN.toml [table.key=value ...] [--time STAGE=SECONDS ...] [--like RUN] "
+              "[--address URL | --cluster FILE.yaml] [--call SECONDS] [--bandwidth BYTES] [--json]",
+        epilog="Exit codes: 0 the run fits (or no cluster was given), 3 the cluster lacks something, 2 wrong input.",
+    )
+    plan.add_argument("words", nargs="+", metavar="RUN.toml table.key=value", help="as of `ddpo train`")
+    _add_times(plan)
+    plan.add_argument("--like", type=Path, metavar="RUN", help="take the stages' times from this run folder")
+    where = plan.add_mutually_exclusive_group()
+    where.add_argument("--address", default="", metavar="URL", help="the dashboard of a cluster, to compare with")
+    where.add_argument("--cluster", type=Path, metavar="FILE.yaml",
+                       help="compare with what this file may start, of `ray up` or KubeRay")
+    plan.add_argument("--json", action="store_true", help="for programs")
 
 
 def _add_ledger(commands: argparse._SubParsersAction) -> None:

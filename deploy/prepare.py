@@ -35,10 +35,11 @@ class Prepared:
     reward_sources: dict[str, str]
 
 
-def prepare(run: Run) -> Prepared:
-    """Find model, prompts and reward files; raises one InputError that tells of all that is wrong."""
+def prepare(run: Run, weights: bool = True) -> Prepared:
+    """Find model (its `weights` too, or what describes it alone), prompts and reward files; raises one InputError that
+    tells of all that is wrong."""
     problems: list[str] = []
-    base = _attempt(lambda: find(run.policy.base), problems)
+    base = _attempt(lambda: find(run.policy.base, weights), problems)
     prompts = _attempt(lambda: source(run.prompts), problems)
     rewards = _attempt(lambda: sources(run), problems)
     _attempt(lambda: check(run), problems)

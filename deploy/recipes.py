@@ -43,6 +43,13 @@ def needs(name: str) -> str:
     return "needs: " + "; ".join(parts)
 
 
+def stated_memory(recipe: str) -> str:
+    """The GPU memory that the second comment line of a recipe or run file states; empty where it states none."""
+    lines = path_of(recipe).read_text(encoding="utf-8").splitlines()[1:2]
+    stated = "".join(lines).removeprefix("# ")
+    return stated.removeprefix(MEMORY) if stated.startswith(MEMORY) else ""
+
+
 def listing() -> str:
     """All recipes, each with what it does and, below, what it needs."""
     width = max(len(name) for name in names())

@@ -24,7 +24,7 @@ from ddpo.errors import InputError
 from ddpo.pool import Call, Pool
 from ddpo.stages import stages
 from ddpo.types import Policy, Prompt, Receipt, Report, Scored, Scores
-from deploy.prepare import Prepared, chunk_bytes, prepare
+from deploy.prepare import chunk_bytes, prepare
 from deploy.recipes import find, named
 from deploy.virtual import VirtualControl
 from rewards.pooled import PooledRewards
@@ -52,9 +52,10 @@ class Times:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a simulated run did; idle shares are of the whole time, the learner's of a step."""
+    """What a simulated run did. workers: the most of each pool; idle shares are of the whole time, the learner's of a
+    step."""
 
-    samplers: int
+    workers: Mapping[str, int]
     seconds_per_step: float
     images_per_second: float
     idle: Mapping[str, float]
@@ -157,29 +158,37 @@ def simulate(run: Run, base: BaseModel, prompts: list[Prompt], times: Times) -> 
     samplers = PooledSamplers(run, base, control, staff)
     rewards = PooledRewards(run, dict.fromkeys(run.rewards, ""), control, staff)
     learner = SleepingLearner(control.sleep, times)
-    marks: list[float] = []
+    pools = {"samplers": samplers.pool, **rewards.pools}
+    marks, most = list[float](), dict.fromkeys(pools, 0)
 
     def log(scored: Scored, report: Report) -> None:
         marks.append(control.loop.time())
+        most.update({name: max(most[name], len(pool.members)) for name, pool in pools.items()})
 
     try:
         loop.run(run.steps, Draw(run, prompts), samplers, rewards, lambda scored: scored.rewards_B, learner,
                  loop.Policies(run.lag, [learner.policy()]), log)
-        return _outcome(run, times, marks, {"samplers": samplers.pool, **rewards.pools}, driver, learner)
+        return _outcome(run, times, marks, most, pools, driver, learner)
     finally:
         control.close()
 
 
 def _outcome(
-    run: Run, times: Times, marks: list[float], pools: Mapping[str, Pool], driver: Driver, learner: SleepingLearner
+    run: Run, times: Times, marks: list[float], workers: Mapping[str, int], pools: Mapping[str, Pool], driver: Driver,
+    learner: SleepingLearner,
 ) -> Outcome:
-    total, count = marks[-1], chunks(run)
+    total = marks[-1]
     step = (marks[-1] - marks[0]) / (len(marks) - 1)
     idle = {name: 1 - pool.worked / (total * max(1, len(pool.members))) for name, pool in pools.items()}
     idle["learner"] = 1 - times.learn / step
-    moved = count * times.chunk + min(count, len(pools["samplers"].members)) * times.policy
-    return Outcome(len(pools["samplers"].members), step, run.learner.images_per_step / step, idle,
+    moved = bytes_moved(run, times.chunk, times.policy, workers["samplers"])
+    return Outcome(workers, step, run.learner.images_per_step / step, idle,
                    driver.busy / total, float(np.mean(learner.lags)), moved)
+
+
+def bytes_moved(run: Run, chunk: float, policy: float, samplers: int) -> float:
+    """In a step: every chunk's trajectory to the learner, the policy to every sampler that draws a chunk."""
+    return chunks(run) * chunk + min(chunks(run), samplers) * policy
 
 
 def table(
@@ -188,7 +197,7 @@ def table(
     """Lines of a table, one for every number of samplers; raises InputError."""
     recipe, changes = named(words, "simulate needs a recipe or run file, for example `ddpo simulate demo`.")
     prepared = prepare(find(recipe, changes))
-    times = _times(prepared, spent, call, bandwidth)
+    times = given(prepared.run, prepared.base, spent, call, bandwidth)
     yield "samplers  s/step   images/s  lag   GB/step  driver  idle"
     for count in _counts(samplers, prepared.run.actors.count):
         found = simulate(find(recipe, [*changes, f"actors.count={count}"]), prepared.base, prepared.prompts, times)
@@ -204,22 +213,22 @@ def _counts(samplers: str, default: int) -> list[int]:
         raise InputError(f"--samplers {samplers}: write numbers with commas between them, such as 1,8,64.") from None
 
 
-def _times(prepared: Prepared, spent: Sequence[str], call: float, bandwidth: float) -> Times:
+def given(run: Run, base: BaseModel, spent: Sequence[str], call: float, bandwidth: float) -> Times:
     """What was given on the command line; raises InputError where a stage has no time."""
-    given: dict[str, float] = {}
+    known: dict[str, float] = {}
     for stage in spent:
         name, _, seconds = stage.partition("=")
         try:
-            given[name] = float(seconds)
+            known[name] = float(seconds)
         except ValueError:
             raise InputError(f"--time {stage}: write STAGE=SECONDS, such as sample=25.") from None
-    pools = [stage.pool for stage in stages(prepared.run.rewards)]
+    pools = [stage.pool for stage in stages(run.rewards)]
     needed = ["sample", "learn", *pools]
-    if set(given) != set(needed):
+    if set(known) != set(needed):
         raise InputError(
-            f"--time is needed for {', '.join(needed)}, and for nothing else; given: {', '.join(given) or 'none'}. The "
+            f"--time is needed for {', '.join(needed)}, and for nothing else; given: {', '.join(known) or 'none'}. The "
             "report of a run shows what its stages took."
         )
-    chunk = chunk_bytes(prepared.run, prepared.base)
-    rewards = {name: given[name] for name in pools}
-    return Times(given["sample"], given["learn"], rewards, call, bandwidth, POLICY, chunk)
+    chunk = chunk_bytes(run, base)
+    rewards = {name: known[name] for name in pools}
+    return Times(known["sample"], known["learn"], rewards, call, bandwidth, POLICY, chunk)

@@ -37,6 +37,12 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def size(count: float) -> str:
+    """Bytes: 24.3 GB, 820 MB, 12 kB."""
+    unit, factor = next((pair for pair in (("GB", 1e9), ("MB", 1e6)) if count >= pair[1]), ("kB", 1e3))
+    return f"{count / factor:.3g} {unit}"
+
+
 def thin(items: Sequence[T], most: int) -> list[T]:
     """At most `most` of the items: every k-th from the first on, and the last."""
     stride = max(1, math.ceil((len(items) - 1) / (most - 1)))

@@ -149,6 +149,13 @@ def test_a_model_by_hub_name_is_downloaded_in_one_format_and_the_card_names_it(d
     assert metadata["license"] == "openrail++"
 
 
+def test_a_plan_downloads_what_describes_a_model_and_none_of_its_weights(ddpo, architectures, place, tmp_path):
+    place.models["ann/base"] = architectures["SDXL"]
+    answer = ddpo("plan", write_run(tmp_path / "small.toml", tiny.run(Path("ann/base"))))
+    assert answer.code == 0 and "gradients, Adam" in answer.out and "unknown: policy.base" not in answer.out
+    assert not list(Path(find("ann/base", weights=False).folder).rglob("*.safetensors"))
+
+
 def test_the_folder_is_uploaded_and_private(ddpo, finished, place, tmp_path):
     answer = ddpo("publish", finished, "--push-to-hub", "ann/xl")
     assert answer.code == 0 and answer.err == "", answer

@@ -1,0 +1,135 @@
+"""`ddpo plan`: what a run needs before any of it is paid for, and what a cluster lacks for it.
+
+Consumes a run file, its model's JSON files, times of stages, a cluster's nodes or the file that starts them; produces
+a `Plan`. Waits for the hub (the model's JSON files alone), for servers of rewards and for the dashboard.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ddpo.base import BaseModel, find
+from ddpo.config import Run, chunks
+from ddpo.errors import NotHereError
+from deploy import nodes, recipes
+from deploy.advice import advise
+from deploy.measured import measured
+from deploy.prepare import Prepared, chunk_bytes, prepare
+from deploy.processes import Process, against_gpus, processes
+from deploy.room import Crew, Node, Seats, crews, has_roles, seat
+
+SIMULATED = 40  # steps, at most
+
+
+@dataclass(frozen=True)
+class Time:
+    """What the simulator says. workers: to which pools have grown; advice: what limits the run with them."""
+
+    seconds_per_step: float
+    seconds: float
+    images_per_second: float
+    workers: dict[str, int]
+    idle: dict[str, float]
+    advice: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that `ddpo plan` tells. store: bytes in flight; network: bytes a step; both by what they are; empty
+    where the model is not here. stated: the GPU memory that the run file's second line states."""
+
+    run: str
+    model: str
+    crews: list[Crew]
+    memory: list[Process]
+    stated: str
+    store: dict[str, float]
+    network: dict[str, float]
+    time: Time | None
+    seats: Seats | None
+    lacks: list[str]
+    notes: list[str]
+
+
+def plan(options: argparse.Namespace) -> Plan:
+    """Work it out; raises InputError."""
+    recipe, changes = recipes.named(options.words, "plan needs a recipe or run file, for example `ddpo plan demo`.")
+    run = recipes.find(recipe, changes)
+    prepared, unknown = _prepared(run)
+    base = prepared.base if prepared else None
+    there = _nodes(options)
+    seats, staff = seat(run, there) if there else None, crews(run, has_roles(there) or not there)
+    needed, policy = processes(run, base)
+    problems, notes = against_gpus(staff, needed, there)
+    spent, warnings = _spent(run, options)
+    return Plan(
+        run.name, run.policy.base, staff, needed, recipes.stated_memory(recipe),
+        _store(run, base, policy) if base else {}, _network(run, base, policy) if base else {},
+        _time(prepared, spent, policy, options) if prepared and spent else None, seats,
+        lacks=[*(seats.lacks if seats else []), *problems], notes=[*([unknown] if unknown else []), *warnings, *notes],
+    )
+
+
+def _prepared(run: Run) -> tuple[Prepared | None, str]:
+    """The run with its model's description, or why that cannot be had."""
+    try:
+        find(run.policy.base, weights=False)
+    except NotHereError as error:
+        return None, str(error)
+    return prepare(run, weights=False), ""
+
+
+def _nodes(options: argparse.Namespace) -> list[Node]:
+    if options.cluster:
+        return nodes.promised(options.cluster)
+    return nodes.there(options.address) if options.address else []
+
+
+def _store(run: Run, base: BaseModel, policy: int) -> dict[str, float]:
+    """Bytes in the object stores of all nodes together: lag + 1 batches, and the policies that draw them."""
+    from deploy.simulate import bytes_moved
+
+    batches = run.lag + 1
+    return {
+        "trajectories": batches * bytes_moved(run, chunk_bytes(run, base), 0.0, 0),
+        "images": batches * _pixels(run, base), "policies": float(batches * policy),
+    }
+
+
+def _network(run: Run, base: BaseModel, policy: int) -> dict[str, float]:
+    """Bytes a step if every worker is on a node of its own; the first two are those that `ddpo simulate` counts."""
+    from deploy.simulate import bytes_moved
+
+    return {
+        "trajectories": bytes_moved(run, chunk_bytes(run, base), 0.0, 0),
+        "policies": bytes_moved(run, 0.0, policy, run.actors.count),
+        "images": len(run.rewards) * _pixels(run, base),
+    }
+
+
+def _pixels(run: Run, base: BaseModel) -> float:
+    """Bytes of a step's images: three a pixel."""
+    return run.learner.images_per_step * 3.0 * base.image_size**2
+
+
+def _spent(run: Run, options: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """STAGE=SECONDS, what was measured before what was given, and what to know about it."""
+    there, notes = measured(run, options.like) if options.like else ({}, [])
+    return [*(f"{stage}={seconds}" for stage, seconds in there.items()), *options.time], notes
+
+
+def _time(prepared: Prepared, spent: Sequence[str], policy: int, options: argparse.Namespace) -> Time:
+    """The run's own loop and pools on virtual time."""
+    from deploy.simulate import given, simulate
+
+    run = prepared.run
+    times = dataclasses.replace(given(run, prepared.base, spent, options.call, options.bandwidth), policy=float(policy))
+    short = dataclasses.replace(run, steps=max(2, min(run.steps, SIMULATED)))
+    found = simulate(short, prepared.base, prepared.prompts, times)
+    work = {name: chunks(run) * seconds for name, seconds in (("samplers", times.sample), *times.rewards.items())}
+    advice = str(advise(work, found.workers, times.learn, run.lag, chunks(run)))
+    return Time(found.seconds_per_step, found.seconds_per_step * run.steps, found.images_per_second,
+                dict(found.workers), dict(found.idle), advice)

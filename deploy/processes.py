@@ -1,0 +1,100 @@
+"""How much memory each process of a run takes, and whether the GPUs that it may get have that much.
+
+Consumes a `Run` and its model's description, produces `Process`es and what is wrong with them; waits for nothing. Of
+samplers and learner all is counted (deploy.memory), of rewards the weights alone: what they compute comes on top.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ddpo.base import BaseModel
+from ddpo.config import Run
+from ddpo.stages import Stage, stages
+from deploy.placing import ACCELERATOR
+from deploy.report.scale import size
+from deploy.room import Crew, Node
+from rewards.size import weights
+
+CUDA = 1e9  # bytes that a process takes besides its tensors: the context, libraries' workspaces
+GPU_MEMORY = {  # GB by Ray's names of accelerators, the smaller where there are two
+    "T4": 16, "V100": 16, "A10G": 24, "L4": 24, "L40S": 48, "A100": 40, "A100-40G": 40, "A100-80G": 80, "H100": 80,
+    "H200": 141,
+}
+
+
+@dataclass(frozen=True)
+class Process:
+    """Bytes of one process of a crew, by what they are for; unknown: why there are none."""
+
+    crew: str
+    device: str
+    parts: dict[str, float]
+    unknown: str = ""
+
+    @property
+    def total(self) -> float:
+        """At the peak."""
+        return sum(self.parts.values())
+
+
+def processes(run: Run, base: BaseModel | None) -> tuple[list[Process], int]:
+    """One of every crew, and the bytes of a policy; without a base model, what can be known all the same."""
+    rewards = [_reward(run, stage) for stage in stages(run.rewards)]
+    if base is None:
+        unknown = "policy.base is not on this machine"
+        return [Process("samplers", _device(run.actors), {}, unknown), *rewards,
+                Process("learner", _device(run.learner), {}, unknown)], 0
+    from deploy.memory import count
+
+    found = count(run, base)
+    sampler = _process("samplers", run.actors, dataclasses.asdict(found.sampler))
+    return [sampler, *rewards, _process("learner", run.learner, dataclasses.asdict(found.learner))], found.policy
+
+
+def _reward(run: Run, stage: Stage) -> Process:
+    count = weights(run.rewards[stage.reward], stage.verb, _device(stage.wants) == "GPU")
+    if count is None:
+        return Process(stage.pool, _device(stage.wants), {}, "its model is not on this machine")
+    return _process(stage.pool, stage.wants, {"weights": count} if count else {})
+
+
+def _process(name: str, wants: Any, parts: Mapping[str, float]) -> Process:
+    """With what CUDA takes, where there is something on a GPU."""
+    device = _device(wants)
+    return Process(name, device, {**parts, "cuda": CUDA} if parts and device == "GPU" else dict(parts))
+
+
+def _device(wants: Any) -> str:
+    return "GPU" if wants.gpus and getattr(wants, "device", "auto") != "cpu" else "CPU"
+
+
+def against_gpus(
+    crews: Sequence[Crew], needed: Sequence[Process], nodes: Sequence[Node]
+) -> tuple[list[str], list[str]]:
+    """Crews whose process is larger than the largest GPU that they may get, and those larger than their share of it."""
+    by_name, lacks, notes = {crew.name: crew for crew in crews}, list[str](), list[str]()
+    for process in needed:
+        crew = by_name[process.crew]
+        kind, bytes_there = _largest(crew, nodes)
+        takes = f"one of {crew.name} takes about {size(process.total)}"
+        if process.device == "CPU" or not kind:
+            continue
+        if process.total > bytes_there:
+            lacks.append(f"{takes}, more than {kind} has ({size(bytes_there)})")
+        elif process.total > crew.gpus * bytes_there:
+            share = size(crew.gpus * bytes_there)
+            notes.append(f"{takes}, more than its share of {crew.gpus:g} {kind} ({share}): those that "
+                         "share the GPU with it must leave it the rest")
+    return lacks, notes
+
+
+def _largest(crew: Crew, nodes: Sequence[Node]) -> tuple[str, float]:
+    """The GPU with most memory that a crew may get, and its bytes; an empty name where the labels do not tell."""
+    kinds = {node.labels.get(ACCELERATOR, "") for node in nodes if crew.labels.items() <= node.labels.items()}
+    known = [(GPU_MEMORY[kind], kind) for kind in kinds | {crew.labels.get(ACCELERATOR, "")} if kind in GPU_MEMORY]
+    memory, kind = max(known, default=(0, ""))
+    return kind, memory * 1e9
