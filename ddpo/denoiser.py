@@ -37,7 +37,7 @@ def device(name: str) -> torch.device:
 class Denoiser:
     """p_theta(x_{t-1} | x_t, c) with theta the LoRA matrices (fp32) or the whole UNet (fp32).
 
-    unet: one to take instead of loading the base model's, such as one without data (deploy.memory).
+    unet: one to take instead of loading the base model's, such as one without data (deploy.planning.memory).
 
     Raises BaseModelError where the UNet cannot be loaded, InputError where LoRA's targets match nothing.
     """

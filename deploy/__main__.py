@@ -117,8 +117,8 @@ def _simulate(options: argparse.Namespace) -> None:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from deploy.plan import plan
-    from deploy.plan_table import render
+    from deploy.planning.plan import plan
+    from deploy.planning.table import render
 
     found = plan(options)
     print(json.dumps(asdict(found), indent=1) if options.json else render(found), flush=True)

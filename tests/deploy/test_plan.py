@@ -17,11 +17,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from ddpo.base import find
 from ddpo.denoiser import Denoiser
-from deploy import memory, nodes
-from deploy.plan import Plan, plan
-from deploy.processes import Process, against_gpus
+from deploy.planning import memory, nodes
+from deploy.planning.plan import Plan, plan
+from deploy.planning.processes import Process, against_gpus
+from deploy.planning.room import Node, crews, seat
 from deploy.recipes import stated_memory
-from deploy.room import Node, crews, seat
 from rewards import size
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from ddpo.base import BaseModel, find
 from ddpo.config import Run, chunks
 from ddpo.errors import NotHereError
-from deploy import nodes, recipes
+from deploy import recipes
 from deploy.advice import advise
-from deploy.measured import measured
+from deploy.planning import nodes
+from deploy.planning.measured import measured
+from deploy.planning.processes import Process, against_gpus, processes
+from deploy.planning.room import Crew, Node, Seats, crews, has_roles, seat
 from deploy.prepare import Prepared, chunk_bytes, prepare
-from deploy.processes import Process, against_gpus, processes
-from deploy.room import Crew, Node, Seats, crews, has_roles, seat
 
 SIMULATED = 40  # steps, at most
 

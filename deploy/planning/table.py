@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from deploy.plan import Plan
-from deploy.processes import Process
+from deploy.planning.plan import Plan
+from deploy.planning.processes import Process
+from deploy.planning.room import Crew, Seats
 from deploy.report.scale import duration, size
-from deploy.room import Crew, Seats
 
 COLUMNS = {"weights": "weights", "learning": "gradients, Adam", "activations": "activations", "cuda": "CUDA itself"}
 

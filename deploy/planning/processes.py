@@ -1,7 +1,7 @@
 """How much memory each process of a run takes, and whether the GPUs that it may get have that much.
 
 Consumes a `Run` and its model's description, produces `Process`es and what is wrong with them; waits for nothing. Of
-samplers and learner all is counted (deploy.memory), of rewards the weights alone: what they compute comes on top.
+samplers and learner all is counted (see memory.py), of rewards the weights alone: what they compute comes on top.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from ddpo.base import BaseModel
 from ddpo.config import Run
 from ddpo.stages import Stage, stages
 from deploy.placing import ACCELERATOR
+from deploy.planning.room import Crew, Node
 from deploy.report.scale import size
-from deploy.room import Crew, Node
 from rewards.size import weights
 
 CUDA = 1e9  # bytes that a process takes besides its tensors: the context, libraries' workspaces
@@ -48,7 +48,7 @@ def processes(run: Run, base: BaseModel | None) -> tuple[list[Process], int]:
         unknown = "policy.base is not on this machine"
         return [Process("samplers", _device(run.actors), {}, unknown), *rewards,
                 Process("learner", _device(run.learner), {}, unknown)], 0
-    from deploy.memory import count
+    from deploy.planning.memory import count
 
     found = count(run, base)
     sampler = _process("samplers", run.actors, dataclasses.asdict(found.sampler))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpo.errors import InputError
-from deploy.room import Node
+from deploy.planning.room import Node
 from deploy.submission import connect, dashboard
 
 ANSWER = 20  # seconds for the dashboard
