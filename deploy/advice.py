@@ -68,9 +68,10 @@ def _step(work: Mapping[str, float], learn: float, chunks: int, workers: Mapping
 
 
 def of(rows: Sequence[Mapping[str, Any]], lag: int, chunks: int) -> Advice | None:
-    """Advice from lines of metrics.jsonl: from the last steps with as many workers as now; None for one process."""
+    """Advice from lines of metrics.jsonl: from the last steps with as many workers as now; None for one process, and
+    where all workers of a pool are being started again."""
     workers = rows[-1].get("workers") if rows else None
-    if not workers:
+    if not workers or not all(workers.values()):
         return None
     alike = [row["seconds"] for row in rows[-STEPS:] if row.get("workers") == workers]
     mean = {name: sum(row.get(name, 0.0) for row in alike) / len(alike) for name in alike[-1]}

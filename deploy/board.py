@@ -52,7 +52,7 @@ class Board:
         self.metrics.learned(row, weights)
         self.rows.append(row)
         limit = advice.of(list(self.rows), self.run.lag, chunks(self.run))
-        self.news = f"step {row['step']}/{self.run.steps}; {limit}; {text}"
+        self.news = "; ".join([f"step {row['step']}/{self.run.steps}", *([str(limit)] if limit else []), text])
 
     def says(self, states: list[State]) -> str:
         """How far the run is, in a sentence."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deploy.advice import Advice, advise
+from deploy.advice import Advice, advise, of
 from deploy.prepare import prepare
 from deploy.recipes import find
 from deploy.simulate import Times, simulate
@@ -48,3 +48,10 @@ def test_following_the_advice_helps_as_much_as_it_says(sample, score, learn, cou
 
 def test_it_is_said_in_a_sentence():
     assert str(Advice("describe", 2, 1.31)) == "describe limits you: +2 workers, about 1.3 times as fast"
+
+
+def test_there_is_none_while_a_pool_has_nobody_or_in_one_process():
+    row = {"seconds": {"sample": 2.0, "score jpeg": 1.0, "learn": 1.0}, "workers": {"samplers": 2, "jpeg": 1}}
+    assert of([row], 1, 4) is not None
+    assert of([{**row, "workers": {"samplers": 0, "jpeg": 1}}], 1, 4) is None
+    assert of([{"seconds": row["seconds"]}], 0, 4) is None and of([], 0, 4) is None
