@@ -82,7 +82,7 @@ def _write(
     lora.save(_exported(arrays), run.policy, base, folder)
     (folder / "state.json").write_text(json.dumps({"format": FORMAT, "run": plain(run), **state}, indent=1))
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    sums = {str(path.relative_to(folder)): _sum(path) for path in files}
+    sums = {str(path.relative_to(folder)): sum_of(path) for path in files}
     (folder / MANIFEST).write_text(json.dumps(sums, indent=1))
     for path in [*files, folder / MANIFEST]:
         _sync(path)
@@ -97,7 +97,8 @@ def _exported(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     raise AssertionError("a learner's state has weights")
 
 
-def _sum(path: Path) -> str:
+def sum_of(path: Path) -> str:
+    """sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -175,7 +176,7 @@ def _check_files(path: Path) -> None:
     for name, expected in items:
         if not (path / name).is_file():
             raise CheckpointError(f"it is damaged: {name} is missing.")
-        if _sum(path / name) != expected:
+        if sum_of(path / name) != expected:
             raise CheckpointError(f"it is damaged: {name} is not what was written (its sha256 differs).")
 
 
