@@ -64,6 +64,8 @@ class Claim:
             theirs = self._read()
             if theirs is None:
                 continue
+            if theirs["owner"] == self.mine["owner"]:  # the answer was lost on the way, and the client tried again
+                return
             if not _dead(theirs):
                 self._watch(theirs)
             self.remote.write(FILE, self._text())

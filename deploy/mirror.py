@@ -56,6 +56,7 @@ class Mirror:
         self.folder, self.remote, self.claim = folder, remote, claim
         self.there: dict[str, str] = {}  # the sha256 of what is in the storage, by name; "" where it is not known
         self.seen: dict[str, tuple[tuple[int, ...], int, str]] = {}  # mark, size, sha256
+        self.step = newest(folder)
         self.leaving, self.over = threading.Event(), threading.Event()
         self.failed, self.problem, self.listed = 0, "", False
         self.thread = threading.Thread(target=self._work, name="mirror", daemon=True)
@@ -124,16 +125,31 @@ class Mirror:
         if not self.listed:
             self._know()
         pieces = dict(reversed(list(self._pieces())))
+        step = newest(self.folder)
+        if step < self.step:
+            pieces = self._go_back()
+        self.step = step
         for name, piece in pieces.items():
-            if self.there.get(name) != piece.sha256:
-                self._put(name, piece.source, piece.sha256)
-        contents = contents_of(pieces, self.folder)
-        if self.there.get(CONTENTS) != (known := hashlib.sha256(contents).hexdigest()):
-            self._put(CONTENTS, contents, known)
-            write(self.folder.path / CONTENTS, contents)  # by which `storage` knows that nobody else wrote since
+            self._put(name, piece)
+        self._sum_up(pieces)
         for name in self.there.keys() - pieces.keys() - {CONTENTS}:
             self.remote.remove([name])
             del self.there[name]
+
+    def _go_back(self) -> dict[str, Piece]:
+        """The run went back to an earlier checkpoint: first of all no reader may find what is to be done again, and the
+        order is the other way round, since what is shorter now is no longer stood on."""
+        pieces = dict(reversed(list(self._pieces())))  # once more: the first look may have been before it and after it
+        self._sum_up({name: piece for name, piece in pieces.items() if name in self.there})
+        for name in ("metrics.jsonl", "ledger.jsonl"):
+            self._put(name, pieces[name])
+        return pieces
+
+    def _sum_up(self, pieces: dict[str, Piece]) -> None:
+        """Write contents.json there, and here, by which `bring` knows that nobody else wrote since."""
+        contents = contents_of(pieces, self.folder)
+        self._put(CONTENTS, _small(contents))
+        write(self.folder.path / CONTENTS, contents)
 
     def _know(self) -> None:
         """What is in the storage already: what contents.json names, and what a driver that was killed left."""
@@ -144,11 +160,12 @@ class Mirror:
                 self.there[name] = files.get(name, {}).get("sha256", "")
         self.listed = True
 
-    def _put(self, name: str, source: Path | bytes, sha256: str) -> None:
-        self.claim.check()
-        self.there[name] = ""
-        self.remote.write(name, source)
-        self.there[name] = sha256
+    def _put(self, name: str, piece: Piece) -> None:
+        if self.there.get(name) != piece.sha256:
+            self.claim.check()
+            self.there[name] = ""
+            self.remote.write(name, piece.source)
+            self.there[name] = piece.sha256
 
     def _pieces(self) -> Iterator[tuple[str, Piece]]:
         """Every file, in the order of looking."""
@@ -171,6 +188,12 @@ class Mirror:
         piece = _large(path) if large else _small(path.read_bytes())
         self.seen[name] = mark, piece.size, piece.sha256
         return piece
+
+
+def newest(folder: RunFolder) -> int:
+    """The newest step in metrics.jsonl."""
+    rows = folder.metrics()
+    return rows[-1]["step"] if rows else 0
 
 
 def _left_out(name: str) -> bool:

@@ -81,7 +81,9 @@ class Remote:
                     file.write(content)
             else:
                 self.fs.pipe_file(target, content, mode="create")
-        except FileExistsError:
+        except OSError:  # FileExistsError, or what the client makes of "412 Precondition Failed"
+            if self.read(name) is None:
+                raise
             return False
         return True
 

@@ -20,7 +20,7 @@ from typing import Any
 from ddpo.errors import InputError
 from deploy.claim import Claim
 from deploy.folder import RunFolder, choose, there_is, write
-from deploy.mirror import CONTENTS, FORMAT, Mirror
+from deploy.mirror import CONTENTS, FORMAT, Mirror, newest
 from deploy.remote import Remote, is_uri, reachable
 from learner import checkpoint
 
@@ -166,8 +166,7 @@ def _only(folder: Path, files: dict[str, Any]) -> None:
 def _without_lines(folder: RunFolder) -> None:
     """Take away checkpoints of steps that metrics.jsonl does not have: a run that had gone back to an earlier one was
     killed before contents.json said so."""
-    rows = folder.metrics()
-    last = rows[-1]["step"] if rows else 0
+    last = newest(folder)
     for path in folder.checkpoints.glob("[0-9]*"):
         if int(path.name) > last or not any(path.iterdir()):
             shutil.rmtree(path)
