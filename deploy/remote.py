@@ -17,6 +17,7 @@ from ddpo.errors import InputError
 S3: dict[str, Any] = {"config_kwargs": {"connect_timeout": 10, "read_timeout": 30, "retries": {"max_attempts": 1}}}
 OPTIONS: dict[str, dict[str, Any]] = {"s3": S3, "s3a": S3, "file": {"auto_mkdir": True}}
 
+START, SLOWEST = 30.0, 1e6  # seconds and bytes a second that an upload may take
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}  # of this package
 
 
@@ -66,11 +67,15 @@ class Remote:
         target = f"{self.path}/{name}"
         there = f"{target}.partial" if self.beside else target
         if isinstance(source, Path):
-            self.fs.put_file(str(source), there)
+            self.fs.put_file(str(source), there, **self._limit(source.stat().st_size))
         else:
-            self.fs.pipe_file(there, source)
+            self.fs.pipe_file(there, source, **self._limit(len(source)))
         if self.beside:
             Path(there).replace(target)
+
+    def _limit(self, size: int) -> dict[str, float]:
+        """aiohttp's own limits do not count before a request has gone out whole, and it may never."""
+        return {"timeout": START + size / SLOWEST} if self.fs.async_impl else {}
 
     def create(self, name: str, content: bytes) -> bool:
         """Put a file there if none is; whether that was so. Not every store can tell for two at the same time."""
@@ -80,7 +85,7 @@ class Remote:
                 with self.fs.open(target, "xb") as file:
                     file.write(content)
             else:
-                self.fs.pipe_file(target, content, mode="create")
+                self.fs.pipe_file(target, content, mode="create", **self._limit(len(content)))
         except OSError:  # FileExistsError, or what the client makes of "412 Precondition Failed"
             if self.read(name) is None:
                 raise

@@ -80,9 +80,10 @@ def here(place: str | Path) -> Path:
     with reachable(uri):
         for levels in (0, 2):  # a run, or a checkpoint of one
             run = uri.rsplit("/", levels)[0]
-            inner = uri.removeprefix(run).strip("/")
-            if Remote(run).read(CONTENTS) is not None:
-                return _read(Remote(run), inner)
+            content = Remote(run).read(CONTENTS)
+            if content is not None:
+                best = _checked(run, content)["best"] or checkpoint.BEST
+                return _read(Remote(run), uri.removeprefix(run).strip("/").replace("/best", f"/{best}"))
     raise InputError(
         f"{uri} is neither a run nor a checkpoint of one: there is no {CONTENTS}, which a run has there once its first "
         "step is done."
@@ -140,7 +141,7 @@ def _outside(name: str) -> bool:
 
 
 def _fetch(run: Remote, folder: Path, record: dict[str, Any], inner: str) -> None:
-    files: dict[str, Any] = {name: facts for name, facts in record["files"].items() if name.startswith(inner)}
+    files: dict[str, Any] = {name: facts for name, facts in record["files"].items() if not inner or name.startswith(f"{inner}/")}
     missing = [name for name, facts in files.items() if not _same(folder / name, facts)]
     for name in [name for name in FIRST if name in missing]:  # growing: in the order in which none lacks another's
         run.fetch([name], folder)
