@@ -126,8 +126,8 @@ class Mirror:
             self._know()
         pieces = dict(reversed(list(self._pieces())))
         step = newest(self.folder)
-        if step < self.step:
-            pieces = self._go_back()
+        if step < self.step or "result.json" in self.there.keys() - pieces.keys():
+            pieces = self._reopen(back=step < self.step)
         self.step = step
         for name, piece in pieces.items():
             self._put(name, piece)
@@ -136,12 +136,12 @@ class Mirror:
             self.remote.remove([name])
             del self.there[name]
 
-    def _go_back(self) -> dict[str, Piece]:
-        """The run went back to an earlier checkpoint: first of all no reader may find what is to be done again, and the
-        order is the other way round, since what is shorter now is no longer stood on."""
+    def _reopen(self, back: bool) -> dict[str, Piece]:
+        """A run that had ended goes on, or it went back to an earlier checkpoint: first of all no reader may find what
+        is no more. Where it went back, its lines follow the other way round: they are fewer than were stood on."""
         pieces = dict(reversed(list(self._pieces())))  # once more: the first look may have been before it and after it
         self._sum_up({name: piece for name, piece in pieces.items() if name in self.there})
-        for name in ("metrics.jsonl", "ledger.jsonl"):
+        for name in ("metrics.jsonl", "ledger.jsonl") if back else ():
             self._put(name, pieces[name])
         return pieces
 

@@ -141,7 +141,8 @@ def _outside(name: str) -> bool:
 
 
 def _fetch(run: Remote, folder: Path, record: dict[str, Any], inner: str) -> None:
-    files: dict[str, Any] = {name: facts for name, facts in record["files"].items() if not inner or name.startswith(f"{inner}/")}
+    every: dict[str, Any] = record["files"]
+    files = {name: facts for name, facts in every.items() if not inner or name.startswith(f"{inner}/")}
     missing = [name for name, facts in files.items() if not _same(folder / name, facts)]
     for name in [name for name in FIRST if name in missing]:  # growing: in the order in which none lacks another's
         run.fetch([name], folder)
