@@ -150,7 +150,7 @@ def _fetch(run: Remote, folder: Path, record: dict[str, Any], inner: str) -> Non
         run.fetch(rest, folder)
     if not inner:
         _only(folder, files)
-        _without_lines(RunFolder(folder))
+        _level(RunFolder(folder))
     _mark_best(folder / "checkpoints", record["best"])
 
 
@@ -165,13 +165,24 @@ def _only(folder: Path, files: dict[str, Any]) -> None:
             path.unlink()
 
 
-def _without_lines(folder: RunFolder) -> None:
-    """Take away checkpoints of steps that metrics.jsonl does not have: a run that had gone back to an earlier one was
-    killed before contents.json said so."""
+def _level(folder: RunFolder) -> None:
+    """Take away what stands on steps that metrics.jsonl does not have: lines of the ledger, which is uploaded before it,
+    and checkpoints, where a run that had gone back to an earlier one was killed before contents.json said so."""
     last = newest(folder)
     for path in folder.checkpoints.glob("[0-9]*"):
         if int(path.name) > last or not any(path.iterdir()):
             shutil.rmtree(path)
+    if folder.ledger_file.exists() and not folder.result_file.exists():
+        lines = folder.ledger_file.read_text(encoding="utf-8").splitlines(keepends=True)
+        write(folder.ledger_file, "".join(line for line in lines if _step(line) <= last))
+
+
+def _step(line: str) -> int:
+    """Of a line of the ledger; 0 of a damaged one, which is for the audit to find."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError):
+        return 0
 
 
 def _mark_best(checkpoints: Path, best: str | None) -> None:
