@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from deploy.claim import Claim, Taken
 from deploy.folder import RunFolder, write
 from deploy.remote import Remote
-from learner.checkpoint import BEST
+from learner.checkpoint import BEST, MANIFEST
 
 CONTENTS, FORMAT = "contents.json", "ddpo-run/1"
 OFTEN = 10.0  # seconds between looks
@@ -124,7 +124,7 @@ class Mirror:
             return
         if not self.listed:
             self._know()
-        pieces = dict(reversed(list(self._pieces())))
+        pieces = self._all()
         step = newest(self.folder)
         if step < self.step or "result.json" in self.there.keys() - pieces.keys():
             pieces = self._reopen(back=step < self.step)
@@ -139,7 +139,7 @@ class Mirror:
     def _reopen(self, back: bool) -> dict[str, Piece]:
         """A run that had ended goes on, or it went back to an earlier checkpoint: first of all no reader may find what
         is no more. Where it went back, its lines follow the other way round: they are fewer than were stood on."""
-        pieces = dict(reversed(list(self._pieces())))  # once more: the first look may have been before it and after it
+        pieces = self._all()  # once more: the first look may have been before it and after it
         self._sum_up({name: piece for name, piece in pieces.items() if name in self.there})
         for name in ("metrics.jsonl", "ledger.jsonl") if back else ():
             self._put(name, pieces[name])
@@ -166,6 +166,15 @@ class Mirror:
             self.there[name] = ""
             self.remote.write(name, piece.source)
             self.there[name] = piece.sha256
+
+    def _all(self) -> dict[str, Piece]:
+        """Every file, in the order of uploading; raises FileNotFoundError where a checkpoint is just being pruned."""
+        pieces = dict(reversed(list(self._pieces())))
+        for name in [name for name in pieces if name.startswith("checkpoints/") and name.endswith(MANIFEST)]:
+            parts = json.loads((self.folder.path / name).read_text())
+            if not pieces.keys() >= {name.replace(MANIFEST, part) for part in parts}:
+                raise FileNotFoundError(name)
+        return pieces
 
     def _pieces(self) -> Iterator[tuple[str, Piece]]:
         """Every file, in the order of looking."""

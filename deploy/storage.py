@@ -166,8 +166,8 @@ def _only(folder: Path, files: dict[str, Any]) -> None:
 
 
 def _level(folder: RunFolder) -> None:
-    """Take away what stands on steps that metrics.jsonl does not have: lines of the ledger, which is uploaded before it,
-    and checkpoints, where a run that had gone back to an earlier one was killed before contents.json said so."""
+    """Take away what stands on steps that metrics.jsonl does not have: lines of the ledger, which is uploaded before
+    it, and checkpoints, where a run that had gone back to an earlier one was killed before contents.json said so."""
     last = newest(folder)
     for path in folder.checkpoints.glob("[0-9]*"):
         if int(path.name) > last or not any(path.iterdir()):
