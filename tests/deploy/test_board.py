@@ -66,7 +66,7 @@ def test_a_run_exports_what_the_dashboard_asks_for_and_says_how_far_it_is(make_r
     mine = f"rewards={{mine={{kind='function', path='{tmp_path / 'mine.py'}'}}}}"
     prepared = prepare(make_run("name=watched", "lag=1", "learner.kl=0.01", mine))
     folder = choose(tmp_path, "watched", False)
-    with cluster.connected(prepared.run), stoppable() as stop, folder.claimed():
+    with cluster.connected(prepared.run), stoppable(30.0) as stop, folder.claimed():
         folder.create(prepared.run, facts(in_process=False))
         told = Board(prepared.run)
         with cluster.pools(prepared, told) as pools:

@@ -212,7 +212,7 @@ def test_seconds_are_counted_by_stage_and_the_advice_names_it(run, control):
     assert (seconds["score describe"], seconds["score compare"], seconds["score"]) == (128, 8, 136)
     workers = {"samplers": 2, "describe": 2, "compare": 1}
     rows = [{"workers": workers, "seconds": seconds | {"sample": 40.0, "learn": 20.0}}]
-    assert str(of(rows, lag=3)).startswith("describe limits you: +5 workers, about ")
+    assert str(of(rows, lag=3, chunks=16)).startswith("describe limits you: +5 workers, about ")
 
 
 def test_images_lost_between_the_stages_are_drawn_and_described_again(run, control):
