@@ -24,7 +24,10 @@ def steer(options: argparse.Namespace) -> int:
     url = _far(options.address)
     if url:
         client = submission.connect(url)
-        return _ended(client, options) or submission.there(client, _words(options))
+        if options.run and (job := submission.newest(client, options.run)).status.is_terminal():
+            print(_ended(options.run, job), flush=True)
+            return int(options.command != "status")
+        return submission.there(client, _words(options))
     with visiting(options.address):
         for text in COMMANDS[options.command](options):
             print(text, flush=True)
@@ -38,16 +41,10 @@ def _far(address: str) -> str:
     return "" if address or "RAY_ADDRESS" in os.environ else os.environ.get("RAY_API_SERVER_ADDRESS", "")
 
 
-def _ended(client: Any, options: argparse.Namespace) -> int:
-    """Say so where the run was submitted and has ended; 1 then, 0 where there is something to steer."""
-    if not options.run:
-        return 0
-    job = submission.newest(client, options.run)
-    if not job.status.is_terminal():
-        return 0
-    said = job.message.splitlines()[-1]
-    print(f"{options.run}: job {job.submission_id} has ended, {job.status.value}: {said}", flush=True)
-    return 1
+def _ended(run: str, job: Any) -> str:
+    """How a run that was submitted has ended: Ray's word for it, and the run's last one."""
+    said = job.message.splitlines()[-1].removeprefix("ddpo: ")
+    return f"{run} goes on no more: {said} (job {job.submission_id}, {job.status.value})"
 
 
 def _words(options: argparse.Namespace) -> list[str]:

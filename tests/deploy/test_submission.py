@@ -118,7 +118,9 @@ def test_a_run_is_submitted_steered_stopped_and_gone_on_with(there, model):
     assert stopped.code == 0 and "far ends after the step in hand" in stopped.out
     followed = far("logs", "far", "--follow", *at)
     assert followed.code == 130 and "stopped after step" in followed.out and "job_manager" not in followed.out
-    assert "has ended, FAILED: ddpo: stopped after step" in far("status", "far", *at).out
+    ended = far("status", "far", *at)
+    assert ended.code == 0 and ended.out.startswith("far goes on no more: stopped after step ")
+    assert far("scale", "far", "jpeg=1", *at).code == 1
     learned = len(metrics(there.runs / "far"))
     resumed = far("submit", *words, f"steps={learned + 2}", "--follow", *at)
     assert resumed.code == 0 and f"goes on after step {learned} of {learned + 2}" in resumed.out
