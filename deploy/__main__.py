@@ -34,9 +34,11 @@ def _train(options: argparse.Namespace) -> None:
         print(render(prepared))
         return
     from deploy.job import root
+    from deploy.storage import home
     from deploy.train import train
 
-    folder = train(prepared, options.runs or root(), options.resume, options.in_process)
+    with home(options.runs or root(), prepared.run.name, options.resume) as runs:
+        folder = train(prepared, runs, options.resume, options.in_process)
     print(f"\nReport: {folder.path / 'report.html'}")
 
 
@@ -173,6 +175,11 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
 }
 
 
+WITH_PLACES = {  # what they read may be in a storage
+    "sample": "checkpoint", "eval": "checkpoint", "publish": "checkpoint", "audit": "run", "replay": "run",
+}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     code = _run(read(arguments))
@@ -190,6 +197,8 @@ def _run(options: argparse.Namespace) -> int:
         os.environ.setdefault(name, value)
     try:
         check_root()
+        if place := WITH_PLACES.get(options.command):
+            setattr(options, place, _here(getattr(options, place)))
         code = COMMANDS[options.command](options)
         sys.stdout.flush()
         return code or 0
@@ -204,6 +213,12 @@ def _run(options: argparse.Namespace) -> int:
     except DdpoError as error:
         return _end(str(error), 1)
     return 0
+
+
+def _here(place: str) -> Path:
+    from deploy.storage import here
+
+    return here(place)
 
 
 def _end(message: str, code: int) -> int:

@@ -5,27 +5,24 @@ Consumes a `Run`, produces the three pools; waits, with a deadline, for the clus
 
 from __future__ import annotations
 
-import concurrent.futures
 import functools
 import logging
 import math
 import os
 import secrets
 import socket
-from collections.abc import Iterator, Mapping
-from concurrent.futures import FIRST_EXCEPTION
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from ddpo.config import Run
-from ddpo.control import Control, ControlThread
-from ddpo.errors import DeadlineError, InputError, WorkerError
-from ddpo.pool import Lost, Pool
+from ddpo.control import ControlThread
+from ddpo.errors import InputError, WorkerError
 from ddpo.stages import stages
 from ddpo.types import Images, Rollouts
 from deploy.board import Board
 from deploy.interrupt import undisturbed, whole
-from deploy.placing import labels_here, shown, wanted
+from deploy.placing import labels_here
 from deploy.prepare import Prepared
 
 FETCH = 600.0  # seconds for images to come, drawn again if need be
@@ -151,6 +148,7 @@ def pools(prepared: Prepared, board: Board | None = None) -> Iterator[tuple[Any,
     from actors.pooled import PooledSamplers
     from deploy.mailbox import mind
     from deploy.staff import Staff
+    from deploy.starting import await_start
     from learner.ray_group import RayLearner
     from rewards.pooled import PooledRewards
 
@@ -164,7 +162,7 @@ def pools(prepared: Prepared, board: Board | None = None) -> Iterator[tuple[Any,
         if board:
             control.spawn(board.watch(crews, learner))
         control.spawn(mind(run.name, crews, board.says if board else lambda states: ""))
-        _await_start(run, control, list(crews.values()), learner)
+        await_start(run, control, list(crews.values()), learner)
         yield samplers, rewards, learner
     finally:
         with undisturbed():
@@ -189,34 +187,3 @@ def images(rollouts: Rollouts) -> list[Images]:
 
 def _environment(threads: int) -> dict[str, Any]:
     return {"env_vars": {**QUIET, **thread_settings(threads)}}
-
-
-def _await_start(run: Run, control: Control, pools: list[Pool], learner: Any) -> None:
-    """Until every pool has its first workers and the learner stands; raises what kept one of them from it."""
-    from deploy.staff import same_sources
-
-    up = {pool.name: control.spawn(pool.staffed()) for pool in pools}
-    ranks = [control.spawn(same_sources(started)) for started in learner.started]
-    everyone = [*up.values(), *ranks]
-    done, missing = concurrent.futures.wait(everyone, timeout=run.ray.timeout, return_when=FIRST_EXCEPTION)
-    for future in done:
-        try:
-            future.result()
-        except Lost as loss:  # of a rank: a pool has tries of its own
-            raise WorkerError(f"the learner {loss}") from None
-    if missing:
-        import ray
-
-        states = [control.call(pool.state) for pool in pools if up[pool.name] in missing]
-        where = {name: shown(labels_here(wants)) for name, wants in wanted(run).items()}
-        waiting = [f"{state.starting} of {state.target} {state.name}{where[state.name]}" for state in states]
-        waiting += [f"the learner{where['learner']}"] * any(rank in missing for rank in ranks)
-        raise DeadlineError(
-            f"after ray.timeout = {run.ray.timeout:g} s the cluster has not started {', '.join(waiting)}. It has "
-            f"{_resources(ray.cluster_resources())}, free now {_resources(ray.available_resources())}. Add nodes, or "
-            "lower actors.count, rewards.NAME.workers, or the cpus and gpus they reserve."
-        )
-
-
-def _resources(table: Mapping[str, float]) -> str:
-    return ", ".join(f"{table.get(kind, 0):g} {kind}" for kind in ("CPU", "GPU"))

@@ -106,6 +106,7 @@ class RunFolder:
 
     def cut_to(self, step: int) -> None:
         """Forget what was logged after `step`, because it is about to be done again."""
+        self.result_file.unlink(missing_ok=True)
         for file in (self.metrics_file, self.ledger_file):
             kept = [record for record in _lines(file) if record["step"] <= step]
             if file.exists():
@@ -121,7 +122,6 @@ class RunFolder:
                 shutil.rmtree(later)
         for leftover in [*self.path.rglob(".*.partial"), *self.checkpoints.glob(".partial-*")]:
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        self.result_file.unlink(missing_ok=True)
 
 
 def _lock(folder: int, path: Path) -> None:

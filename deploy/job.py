@@ -21,10 +21,10 @@ def submission() -> str:
     return config.get("metadata", {}).get("job_submission_id", "")
 
 
-def root() -> Path:
-    """Where run folders are: DDPO_RUNS, else runs. A job's working directory is a copy that goes with the job, so that
-    a job's are in ~/ddpo-runs of the machine on which its driver runs."""
-    return Path(os.environ.get("DDPO_RUNS", "") or (Path.home() / "ddpo-runs" if submission() else "runs"))
+def root() -> str:
+    """Where run folders are, a folder or a URI: DDPO_RUNS, else runs. A job's working directory is a copy that goes
+    with the job, so that a job's are in ~/ddpo-runs of the machine on which its driver runs."""
+    return os.environ.get("DDPO_RUNS", "") or (str(Path.home() / "ddpo-runs") if submission() else "runs")
 
 
 async def say(job: str, message: str) -> None:

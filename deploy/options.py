@@ -49,7 +49,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     train = commands.add_parser(
         "train", help="run a recipe or run file",
         usage="ddpo train RUN.toml [table.key=value ...] [--check] [--resume [STEP|auto]] [--in-process] "
-              "[--runs FOLDER]",
+              "[--runs FOLDER|URI]",
     )
     train.add_argument("words", nargs="*", metavar="RUN.toml table.key=value",
                        help="a recipe's name or a run file, and what to change in it, e.g. learner.lr=1e-4")
@@ -58,19 +58,19 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
                        help="go on from the newest whole checkpoint of this run, or from that of STEP; `auto`: go on "
                             "where there is such a run, else start it")
     train.add_argument("--in-process", action="store_true", help="everything in this process, without Ray")
-    train.add_argument("--runs", type=Path, metavar="FOLDER",
-                       help="where run folders are (DDPO_RUNS, else runs; of a submitted job ~/ddpo-runs)")
+    train.add_argument("--runs", default="", metavar="FOLDER|URI", help="where run folders are, such as "
+                       "s3://bucket/runs (DDPO_RUNS, else runs; of a submitted job ~/ddpo-runs)")
 
 
 def _add_submit(commands: argparse._SubParsersAction) -> None:
     submit = commands.add_parser(
         "submit", help="run a recipe or run file as a job of a Ray cluster",
-        usage="ddpo submit RUN.toml [table.key=value ...] [--address URL] [--follow] [--runs FOLDER]",
+        usage="ddpo submit RUN.toml [table.key=value ...] [--address URL] [--follow] [--runs FOLDER|URI]",
     )
     submit.add_argument("words", nargs="+", metavar="RUN.toml table.key=value", help="as of `ddpo train`")
     submit.add_argument("--follow", action="store_true", help="print what it prints until it ends, with its exit code")
-    submit.add_argument("--runs", default="", metavar="FOLDER",
-                        help="where run folders are, on the cluster (DDPO_RUNS there, else ~/ddpo-runs)")
+    submit.add_argument("--runs", default="", metavar="FOLDER|URI", help="where run folders are, on the cluster or, "
+                        "such as s3://bucket/runs, outside it (DDPO_RUNS there, else ~/ddpo-runs)")
     _add_address(submit)
 
 
@@ -98,7 +98,7 @@ def _add_address(command: argparse.ArgumentParser) -> None:
 
 def _add_sample(commands: argparse._SubParsersAction) -> None:
     sample = commands.add_parser("sample", help="draw pictures with a checkpoint")
-    sample.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a checkpoint, or a run folder's newest")
+    sample.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint, or a run folder's newest; or its URI")
     sample.add_argument("prompts", nargs="+", metavar="PROMPT", help='for example "a cat"')
     sample.add_argument("--out", type=Path, default=Path("samples"), metavar="FOLDER", help="where to (samples)")
     sample.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="of the first image (0)")
@@ -108,7 +108,7 @@ def _add_sample(commands: argparse._SubParsersAction) -> None:
 
 def _add_publish(commands: argparse._SubParsersAction) -> None:
     publish = commands.add_parser("publish", help="make a folder to give away: weights, card, pictures; and upload it")
-    publish.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a checkpoint, or a run folder's newest")
+    publish.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint, or a run folder's newest; or its URI")
     publish.add_argument("--out", type=Path, metavar="FOLDER", help="where to (published/NAME-STEP)")
     publish.add_argument("--push-to-hub", default="", metavar="OWNER/NAME", help="upload it, for you alone to read")
     publish.add_argument("--public", action="store_true", help="... for everybody to read")
@@ -147,7 +147,7 @@ def _add_eval(commands: argparse._SubParsersAction) -> None:
         usage="ddpo eval CHECKPOINT [rewards.NAME.key=value ...] [--suite NAME,...] [--images N] [--seed N] "
               "[--rewards KIND,...] [--deploy-steps N] [--out FOLDER]",
     )
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a checkpoint, or a run folder's newest")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint, or a run folder's newest; or its URI")
     parser.add_argument("words", nargs="*", metavar="rewards.NAME.key=value",
                         help="what to measure with, e.g. rewards.clip.kind=clipscore; also policy.base, policy.device")
     parser.add_argument("--suite", default="training", metavar="NAME,...",
@@ -198,10 +198,10 @@ def _add_plan(commands: argparse._SubParsersAction) -> None:
 
 def _add_ledger(commands: argparse._SubParsersAction) -> None:
     audit = commands.add_parser("audit", help="add up what became of every image of a run")
-    audit.add_argument("run", type=Path, metavar="RUN", help="a run folder, such as runs/demo")
+    audit.add_argument("run", metavar="RUN", help="a run folder, such as runs/demo, or its URI")
     audit.add_argument("--json", action="store_true", help="for programs")
     replay = commands.add_parser("replay", help="draw any image of a run again, bit for bit")
-    replay.add_argument("run", type=Path, metavar="RUN", help="a run folder, such as runs/demo")
+    replay.add_argument("run", metavar="RUN", help="a run folder, such as runs/demo, or its URI")
     replay.add_argument("image", type=_whole(0), metavar="IMAGE", help="its number in the run's ledger.jsonl")
     replay.add_argument("--out", type=Path, metavar="FILE.png", help="where to (NAME-IMAGE.png)")
 

@@ -77,7 +77,7 @@ def _write(folder: Path, state: Checkpoint, run: Run, base: BaseModel) -> None:
     facts = {"format": FORMAT, "run": plain(run), "step": state.step, "advantage": state.advantage}
     (folder / "state.json").write_text(json.dumps(facts, indent=1))
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    sums = {str(path.relative_to(folder)): _sum(path) for path in files}
+    sums = {str(path.relative_to(folder)): sum_of(path) for path in files}
     (folder / MANIFEST).write_text(json.dumps(sums, indent=1))
     for path in [*files, folder / MANIFEST]:
         _sync(path)
@@ -92,7 +92,8 @@ def _exported(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     raise AssertionError("a learner's state has weights")
 
 
-def _sum(path: Path) -> str:
+def sum_of(path: Path) -> str:
+    """sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -170,7 +171,7 @@ def _check_files(path: Path) -> None:
     for name, expected in items:
         if not (path / name).is_file():
             raise CheckpointError(f"it is damaged: {name} is missing.")
-        if _sum(path / name) != expected:
+        if sum_of(path / name) != expected:
             raise CheckpointError(f"it is damaged: {name} is not what was written (its sha256 differs).")
 
 

@@ -5,7 +5,8 @@ cluster of three nodes and a head or in one process, with a reward that may be s
 which one to four things happen: SIGKILL of a sampler, a reward worker, a rank of the learner or the driver, a node that
 is gone at once, SIGTERM, a pool scaled. What must hold at the end of each: the run comes to its end (with --resume
 where its driver was killed), no image is lost or counted twice (`ddpo audit`), none is masked, and the LoRA digest is
-that of the undisturbed run. Prints one line a schedule, and how long it took until the next step was learned.
+that of the undisturbed run. Prints one line a schedule, and how long it took until the next step was learned, where
+the driver was ended from its next start on.
 """
 
 from __future__ import annotations

@@ -103,6 +103,9 @@ class Disturbed:
             return False
         if self.ended_by is None:
             raise RuntimeError(f"it ended with {code}, though its driver was let alone")
+        last = self.struck[-1]
+        last.pop("seconds", None)
+        last.update(learned=self.learned(), left=round(time.monotonic() - last["at"], 2), at=time.monotonic())
         self._start()
         return True
 

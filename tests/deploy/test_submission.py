@@ -29,9 +29,10 @@ PATIENCE = 240.0
 
 @dataclass(frozen=True)
 class Cluster:
-    """url: of its dashboard; runs: where its jobs keep them"""
+    """url: of its dashboard; head: where its machines join; runs: where its jobs keep them"""
 
     url: str
+    head: str
     runs: Path
 
 
@@ -44,8 +45,8 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A cluster as somebody starts it, with a token."""
-    parts, url = tempfile.mkdtemp(prefix="ray"), f"127.0.0.1:{free_port()}"
-    words = ["start", "--head", "--block", "--temp-dir", parts, "--port", str(free_port()), "--num-cpus", "5",
+    parts, url, port = tempfile.mkdtemp(prefix="ray"), f"127.0.0.1:{free_port()}", str(free_port())
+    words = ["start", "--head", "--block", "--temp-dir", parts, "--port", port, "--num-cpus", "5",
              "--dashboard-host", "127.0.0.1", "--dashboard-port", url.rpartition(":")[2], "--object-store-memory",
              "100000000", "--ray-client-server-port", str(free_port()), "--dashboard-agent-listen-port",
              str(free_port()), "--disable-usage-stats"]
@@ -57,7 +58,7 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         head = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
         wait_for(lambda: _open(url), "the dashboard")
-        yield Cluster(f"http://{url}", Path(environment["DDPO_RUNS"]))
+        yield Cluster(f"http://{url}", f"127.0.0.1:{port}", Path(environment["DDPO_RUNS"]))
     finally:
         head.terminate()
         head.wait(60)
@@ -88,9 +89,11 @@ def far(*words: str, **settings: str) -> Answer:
     return Answer(done.returncode, done.stdout, done.stderr)
 
 
-def python(code: str) -> subprocess.CompletedProcess[str]:
+def python(code: str, **settings: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", code]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **settings}, capture_output=True, text=True, timeout=60, check=False
+    )
 
 
 @pytest.mark.ray
@@ -143,15 +146,35 @@ def test_without_the_right_token_one_is_told_how_to_give_it(there, settings, sai
     assert time.monotonic() - began < 30
 
 
+@pytest.mark.ray
+def test_a_cluster_that_is_too_small_is_said_to_be_so_before_anything_is_given_up(there, model, tmp_path):
+    words = ["train", "demo", f"policy.base={model}", "actors.cpus=99", "ray.timeout=17", "name=large"]
+    answer = far(*words, "--runs", str(tmp_path), RAY_ADDRESS=there.head)
+    assert answer.code == 1
+    waiting, end = answer.err.splitlines()[-2:]
+    assert waiting.startswith("Waiting, ray.timeout = 17 s at most, for 2 of 2 samplers") and "it has 5 CPU" in waiting
+    assert "after ray.timeout = 17 s the cluster has not started 2 of 2 samplers" in end and "lower actors.count" in end
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(("words", "said"), [
+    (["status", "far", "--address", "URL"], r"the cluster at http://\S+ runs Ray 2\.\d+\.\d, this .* 2\.9\.3"),
+    (["status", "far", "--address", "HEAD"], r"do not fit together\. Version mismatch: .*Ray: 2\.\d.* Ray: 2\.9\.3"),
+])
+def test_a_cluster_of_another_ray_is_named_with_its_version(there, words, said):
+    places = {"URL": there.url, "HEAD": there.head}
+    code = (
+        "import sys, ray; ray.__version__ = '2.9.3'\nfrom deploy.__main__ import main\n"
+        f"sys.exit(main({[places.get(word, word) for word in words]!r}))"
+    )
+    answer = python(code, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=TOKEN)
+    assert answer.returncode == 2 and re.search(said, answer.stderr) and "constraints.txt" in answer.stderr
+
+
 def test_without_a_cluster_one_is_told_where_it_was_looked_for():
     url = f"http://127.0.0.1:{free_port()}"
     answer = far("submit", "demo", "--address", url)
     assert answer.code == 2 and f"no Ray dashboard answers at {url}" in answer.err and "--address URL" in answer.err
-
-
-def test_a_cluster_of_another_ray_is_named_with_its_version():
-    with pytest.raises(InputError, match=r"at URL runs Ray 2\.9\.3, this program was made with 2\.\d+"):
-        submission._check_version("URL", "2.9.3")
 
 
 def test_an_older_python_is_named_before_anything_else_fails():
