@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test quick chaos bench check clean
+.PHONY: demo test quick chaos bench check api clean
 
 demo: .venv/installed
 	$(BIN)/ddpo train demo
@@ -25,6 +25,10 @@ check: .venv/tested
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
+# HTML from the docstrings: docs/api/index.html
+api: .venv/tested
+	$(BIN)/pdoc --no-show-source -o docs/api ddpo actors rewards learner deploy
+
 .venv/bin/pip:
 	$(PYTHON) -m venv .venv
 
@@ -39,4 +43,4 @@ check: .venv/tested
 	@touch $@
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv .pytest_cache .ruff_cache docs/api *.egg-info

@@ -155,6 +155,12 @@ def _check_reward(options: argparse.Namespace) -> None:
     check_server(options.url, options.token_file)
 
 
+def _convert(options: argparse.Namespace) -> None:
+    from deploy.convert import convert
+
+    print(convert(options.config, options.gpus), end="")
+
+
 def _recipes(options: argparse.Namespace) -> None:
     from deploy.recipes import listing
 
@@ -165,7 +171,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "train": _train, "sample": _sample, "eval": _eval, "compare": _compare, "publish": _publish, "recipes": _recipes,
     "train-aesthetic": _train_aesthetic, "submit": _submit, "logs": _logs, "scale": _steer, "status": _steer,
     "stop": _steer, "simulate": _simulate, "audit": _audit, "replay": _replay,
-    "plan": _plan, "serve-reward": _serve_reward, "check-reward": _check_reward,
+    "plan": _plan, "convert": _convert, "serve-reward": _serve_reward, "check-reward": _check_reward,
 }
 
 

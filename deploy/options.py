@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_ledger(commands)
     _add_serve_reward(commands)
     _add_check_reward(commands)
+    _add_convert(commands)
     commands.add_parser("recipes", help="list the recipes that ship with the program")
     return parser
 
@@ -226,6 +227,13 @@ def _add_check_reward(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("check-reward", help="test a server of rewards, ours or yours, against the protocol")
     parser.add_argument("url", metavar="URL", help="for example http://scorer:8000")
     parser.add_argument("--token-file", default="", metavar="FILE", help="with the token (DDPO_REWARD_TOKEN)")
+
+
+def _add_convert(commands: argparse._SubParsersAction) -> None:
+    convert = commands.add_parser("convert", help="make a run file of a configuration of TRL or ddpo-pytorch")
+    convert.add_argument("config", metavar="CONFIG", help="DDPOConfig's fields as .json or .yaml; or ddpo-pytorch's "
+                         "config, FILE.py or FILE.py:FUNCTION")
+    convert.add_argument("--gpus", type=_whole(1), default=1, metavar="N", help="that it was written for (1)")
 
 
 def _whole(low: int) -> Callable[[str], int]:

@@ -54,7 +54,7 @@ def test_a_client_needs_no_torch():
     code = (
         "import sys, ddpo.config, ddpo.types, ddpo.base, ddpo.weights, rewards.worker\n"
         "import deploy.__main__, deploy.recipes, deploy.prepare, deploy.report, deploy.publish, deploy.audit\n"
-        "import deploy.planning.plan\n"
+        "import deploy.planning.plan, deploy.convert\n"
         "sys.exit(' '.join({'torch', 'ray', 'diffusers', 'transformers'} & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
