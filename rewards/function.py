@@ -3,7 +3,7 @@
     def reward(images, prompts, metadata):     # uint8 (B, Y, X, 3), B texts, B dictionaries
         return scores, info                    # B numbers, a dictionary (logged, may be empty)
 
-The contract of ddpo-pytorch and TRL. The driver reads the file once and sends its text, so that a worker on another
+The call of ddpo-pytorch and TRL. The driver reads the file once and sends its text, so that a worker on another
 node needs no copy of it; the file's folder is on the path where it exists, for the file's own imports.
 """
 

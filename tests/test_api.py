@@ -54,4 +54,4 @@ def test_a_page_has_the_docstrings(tmp_path):
     pdoc.pdoc("ddpo.loop", "rewards.function", output_directory=tmp_path)
     page = (tmp_path / "ddpo" / "loop.html").read_text()
     assert "It knows verbs, not Ray" in page and "The pool that denoises." in page
-    assert "The contract of ddpo-pytorch and TRL." in (tmp_path / "rewards" / "function.html").read_text()
+    assert "The call of ddpo-pytorch and TRL." in (tmp_path / "rewards" / "function.html").read_text()
