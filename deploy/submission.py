@@ -1,37 +1,27 @@
-"""Runs as jobs of a Ray cluster, from anywhere that reaches its dashboard's address: submit, follow, find again.
+"""Runs as jobs of a Ray cluster, from anywhere that reaches its dashboard's address: submit, find again.
 
-Consumes command lines, produces jobs and what they print; waits, with a deadline, for the dashboard to answer, and for
-a job that is being followed as long as the dashboard does. No torch, and nothing of Ray but its client of jobs: the machine need not
-be part of the cluster.
+Consumes command lines, produces jobs; waits, with a deadline, for the dashboard to answer. No torch, and nothing of Ray
+but its client of jobs: the machine need not be part of the cluster.
 """
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import logging
 import os
 import shlex
-import socket
-import sys
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from ddpo.config import Run
-from ddpo.errors import DeadlineError, InputError, WorkerError
+from ddpo.errors import InputError, WorkerError
 from ddpo.source import ROOT
+from deploy.following import follow, knock
 
 LOCAL = "http://127.0.0.1:8265"  # Ray's dashboard where nothing else is said
-KNOCK = 10.0  # seconds for the dashboard's port to open
 SECONDS_TO_LEAVE = "3600"  # that Ray gives a job that it stops before it kills it; ours leave by checkpoints.notice
-RAYS_OWN = ("job_manager.py", "Running entrypoint for job", "Set ray log level")  # in lines that are not the run's
-POLL = 0.5
 ANSWER = 60.0  # seconds between two bytes of an answer
-SILENCE = 10.0  # seconds without a word of a job that is followed, after which its cluster is asked whether it is there
-PATIENCE = 600.0  # seconds for a connection that was lost to come back
 
 
 def dashboard(address: str) -> str:
@@ -45,7 +35,7 @@ def connect(address: str) -> Any:
     Ray is another."""
     url = dashboard(address)
     try:
-        _knock(url)
+        knock(url)
     except OSError as error:
         raise InputError(_absent(url, error)) from None
     from ray.exceptions import AuthenticationError
@@ -62,12 +52,6 @@ def connect(address: str) -> Any:
         raise InputError(_shut(url, error)) from None
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(_absent(url, error)) from None
-
-
-def _knock(url: str) -> None:
-    place = urlsplit(url)
-    port = place.port or (443 if place.scheme == "https" else 80)
-    socket.create_connection((place.hostname or "", port), timeout=KNOCK).close()
 
 
 def _absent(url: str, error: Exception) -> str:
@@ -145,100 +129,6 @@ def newest(client: Any, run: str) -> Any:
     names = sorted({job.metadata["ddpo_run"] for job in client.list_jobs() if "ddpo_run" in (job.metadata or {})})
     there = f"Submitted to it: {', '.join(names)}." if names else "Nothing was submitted to it."
     raise InputError(f"no job of a run {run!r} on this cluster. {there}")
-
-
-def follow(client: Any, job: str) -> int:
-    """Print what a job prints until it has ended; its exit code. Ctrl-C leaves it running, and so does a network that
-    fails: that is said, and tried again; raises DeadlineError where it does not come back."""
-    tail, lost = Tail(client, job), 0.0
-    while True:
-        try:
-            _knock(client._address)
-            if lost:
-                _tell(f"{client._address} answers again.")
-            lost = 0.0
-            asyncio.run(tail.read())
-            if (info := client.get_job_info(job)).status.is_terminal():
-                return tail.end(info)
-        except OSError as error:
-            lost = lost or _parted(client, job, error)
-            if time.monotonic() - lost > PATIENCE:
-                raise DeadlineError(f"{client._address} has not answered again for {PATIENCE:g} s.") from None
-        time.sleep(POLL)
-
-
-def _parted(client: Any, job: str, error: Exception) -> float:
-    """Say that the connection is lost; since when."""
-    _tell(
-        f"the connection to {client._address} is lost ({type(error).__name__}: {error}). Job {job} needs none and goes "
-        f"on; this command looks for it for {PATIENCE:g} s more. Ctrl-C ends the command alone."
-    )
-    return time.monotonic()
-
-
-def _tell(text: str) -> None:
-    print(f"ddpo: {text}", file=sys.stderr, flush=True)
-
-
-class Tail:
-    """What a job prints, every letter once, however often it has to be read from its beginning."""
-
-    def __init__(self, client: Any, job: str) -> None:
-        self.client, self.job, self.seen, self.rest = client, job, 0, ""
-
-    async def read(self) -> None:
-        """Print all that is new until the job has ended; raises OSError where the network fails."""
-        from aiohttp import ClientError, WSServerHandshakeError
-
-        skip = self.seen
-        try:
-            async for text in self._spoken():
-                self._take(text[skip:])
-                skip = max(0, skip - len(text))
-        except WSServerHandshakeError as error:
-            raise WorkerError(f"{self.client._address} knows no job {self.job} ({error.status}). A head that was "
-                              "started anew has forgotten its jobs; submitted again, the run goes on.") from None
-        except (ClientError, RuntimeError) as error:
-            raise ConnectionError(str(error)) from None
-
-    async def _spoken(self) -> AsyncIterator[str]:
-        """Pieces of it. A connection that is cut is as silent as a job that says nothing: knock at the cluster then."""
-        stream = self.client.tail_job_logs(self.job)
-        while True:
-            piece = asyncio.ensure_future(_next(stream))
-            while not (await asyncio.wait([piece], timeout=SILENCE))[0]:
-                _knock(self.client._address)
-            if (text := piece.result()) is None:
-                return
-            yield text
-
-    def _take(self, text: str) -> None:
-        self.seen += len(text)
-        *lines, self.rest = (self.rest + text).split("\n")
-        _print(lines)
-
-    def end(self, info: Any) -> int:
-        """The job has ended: its exit code."""
-        _print([self.rest] if self.rest else [])
-        if info.driver_exit_code is None:
-            _tell(f"job {self.job} {info.status.value}: {info.message}")
-            return 1
-        return int(info.driver_exit_code)
-
-
-async def _next(stream: AsyncIterator[str]) -> str | None:
-    return await anext(stream, None)
-
-
-def _print(lines: list[str]) -> None:
-    for line in lines:
-        if not any(mark in line for mark in RAYS_OWN):
-            print(line, flush=True)
-
-
-def printed(client: Any, job: str) -> None:
-    """Print what a job has printed so far."""
-    _print(client.get_job_logs(job).splitlines())
 
 
 def there(client: Any, words: list[str]) -> int:

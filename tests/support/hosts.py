@@ -32,8 +32,8 @@ class Host:
 
     def start(self, command: list[str], log: Path, **settings: str) -> subprocess.Popen[bytes]:
         """A process on this host, which prints into a file."""
-        with log.open("ab") as file:
-            return subprocess.Popen(self._inside(command), env=_environment(settings), cwd=ROOT, stdout=file, stderr=file)
+        with log.open("ab") as out:
+            return subprocess.Popen(self._inside(command), env=_environment(settings), cwd=ROOT, stdout=out, stderr=out)
 
     def run(self, command: list[str], seconds: float, **settings: str) -> subprocess.CompletedProcess[str]:
         """A command on this host, to its end."""
