@@ -112,7 +112,7 @@ def _start(client: Any, words: list[str], metadata: dict[str, str], name: str) -
         return client.submit_job(
             entrypoint=command, runtime_env=environment, metadata=metadata, submission_id=name.replace("/", "-")
         )
-    except RuntimeError as error:
+    except (OSError, RuntimeError) as error:
         raise WorkerError(f"the cluster does not take the job: {error}") from None
 
 
