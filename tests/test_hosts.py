@@ -27,7 +27,7 @@ from deploy.recipes import find
 from learner import checkpoint
 
 TOKEN = "0123456789abcdef" * 4
-PATIENCE = 120.0
+PATIENCE = 180.0
 CPUS = 5  # of a worker host: room for the whole run, since the other one is going to be cut off
 HEALTH = {  # a host is dead after 3 x (1 + 3) s instead of Ray's 5 x (3 + 10) s
     "RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "3000",
@@ -72,7 +72,7 @@ class Site:
         return {node["node_ip"] for node in self._list("nodes") if node["state"] == "ALIVE"}
 
     def actors(self) -> dict[str, tuple[str, int]]:
-        """Address and process of the run's workers."""
+        """Address and process of the run's workers, by name."""
         at = {node["node_id"]: node["node_ip"] for node in self._list("nodes")}
         return {actor["name"]: (at[actor["node_id"]], actor["pid"]) for actor in self._list("actors")
                 if actor["state"] == "ALIVE" and actor["class_name"] in ("SamplerActor", "RewardActor", "LearnerActor")}
