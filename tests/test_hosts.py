@@ -178,6 +178,7 @@ def _cut_off(site: Site, host: Host, run: Path) -> None:
     """Cut a host off until the run has gone on without it, then connect it again: Ray's node there ends by itself."""
     there = [pid for address, pid in site.actors().values() if address == host.address]
     host.cut()
+    assert "wide: step" in site.head.run(site.ours("status", "wide"), PATIENCE, **site.environment).stdout
     wait_for(lambda: host.address not in site.alive(), "end of the host, as the head sees it")
     done = learned(run)
     wait_for(lambda: learned(run) > done + 2, "step without it")

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from ddpo.source import ROOT
 
@@ -52,8 +55,7 @@ class Host:
 
     def kill(self) -> None:
         """End all that runs here."""
-        for word in _ip("netns", "pids", self.space).split():
-            os.kill(int(word), signal.SIGKILL)
+        _kill(self.space)
 
     @property
     def space(self) -> str:
@@ -81,6 +83,7 @@ def refusal() -> str:
 @contextmanager
 def hosts(count: int) -> Iterator[list[Host]]:
     """Hosts in one network. Ray looks for clusters among all processes, so that each network has other addresses."""
+    _sweep()
     network, subnet = f"ddpo-{os.getpid()}", f"10.77.{random.SystemRandom().randrange(256)}"
     with ExitStack() as taken:
         taken.enter_context(_namespace(f"{network}-{SWITCH}"))
@@ -101,6 +104,20 @@ def _namespace(name: str) -> Iterator[None]:
         yield
     finally:
         _ip("netns", "del", name)
+
+
+def _sweep() -> None:
+    """Remove the networks of processes that were killed before they could."""
+    for space in re.findall(r"^ddpo-\d+-\w+", _ip("netns", "list"), re.M):
+        if not psutil.pid_exists(int(space.split("-")[1])):
+            _kill(space)
+            _ip("netns", "del", space)
+
+
+def _kill(space: str) -> None:
+    for word in _ip("netns", "pids", space).split():
+        with suppress(ProcessLookupError):
+            os.kill(int(word), signal.SIGKILL)
 
 
 def _connect(host: Host) -> None:
