@@ -57,7 +57,8 @@ async def mind(run: str, pools: Mapping[str, Pool], says: Callable[[list[State]]
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    # a soft wish is not heard for an actor that reserves nothing: it is put on any node
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     box = ray.remote(Mailbox).options(
         name=_name(run), namespace=NAMESPACE, num_cpus=0, max_restarts=-1, max_task_retries=-1, get_if_exists=True,
         enable_task_events=False, scheduling_strategy=here,
