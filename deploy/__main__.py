@@ -81,7 +81,7 @@ def _train_aesthetic(options: argparse.Namespace) -> None:
 
 
 def _submit(options: argparse.Namespace) -> int:
-    from deploy import submission
+    from deploy import following, submission
     from deploy.recipes import find, named, names
 
     recipe, changes = named(options.words, "submit needs a recipe or run file, for example `ddpo submit demo`.")
@@ -91,17 +91,17 @@ def _submit(options: argparse.Namespace) -> int:
     job = submission.submit(client, run, [*words, *(["--runs", options.runs] if options.runs else [])])
     print(f"Submitted {run.name} as job {job}. `ddpo logs {run.name} --follow`, `ddpo status {run.name}`, "
           f"`ddpo stop {run.name}`; dashboard: {submission.dashboard(options.address)}", file=sys.stderr, flush=True)
-    return submission.follow(client, job) if options.follow else 0
+    return following.follow(client, job) if options.follow else 0
 
 
 def _logs(options: argparse.Namespace) -> int:
-    from deploy import submission
+    from deploy import following, submission
 
     client = submission.connect(options.address)
     job = submission.newest(client, options.run).submission_id
     if options.follow:
-        return submission.follow(client, job)
-    submission.printed(client, job)
+        return following.follow(client, job)
+    following.printed(client, job)
     return 0
 
 

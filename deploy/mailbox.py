@@ -52,12 +52,16 @@ class Mailbox:
 
 async def mind(run: str, pools: Mapping[str, Pool], says: Callable[[list[State]], str]) -> None:
     """Keep the mailbox of a run for as long as the loop lives; `says` puts into a sentence how far it is. Its visits
-    are none of the dashboard's tasks."""
+    are none of the dashboard's tasks. It lives where the run's driver does: on another node it would be out of reach
+    for as long as Ray takes to see that node's end, just when somebody wants to know how the run stands."""
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    # a soft wish is not heard for an actor that reserves nothing: it is put on any node
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     box = ray.remote(Mailbox).options(
         name=_name(run), namespace=NAMESPACE, num_cpus=0, max_restarts=-1, max_task_retries=-1, get_if_exists=True,
-        enable_task_events=False,
+        enable_task_events=False, scheduling_strategy=here,
     ).remote()
     while True:
         states = [pool.state() for pool in pools.values()]
@@ -77,12 +81,10 @@ def _name(run: str) -> str:
 
 def scale(run: str, wishes: Sequence[str]) -> list[State]:
     """Have pools of a run that is on the connected cluster resized; returns how they stand once it is under way."""
-    import ray
-
     box = _find(run)
     sizes = dict(_read(wish, [state.name for state in _told(box)[1]]) for wish in wishes)
     for name, (low, high) in sizes.items():
-        ray.get(box.wish.remote(name, low, high), timeout=ASK)
+        _ask(box.wish.remote(name, low, high))
     end = time.monotonic() + ANSWER
     while True:
         states = _told(box)[1]
@@ -110,15 +112,24 @@ def runs() -> list[str]:
 
 def stop(run: str) -> None:
     """Have a run on the connected cluster end after the step in hand."""
-    import ray
+    _ask(_find(run).stop.remote())
 
-    ray.get(_find(run).stop.remote(), timeout=ASK)
+
+def _ask(answer: Any) -> Any:
+    import ray
+    from ray.exceptions import GetTimeoutError, RayActorError
+
+    try:
+        return ray.get(answer, timeout=ASK)
+    except (GetTimeoutError, RayActorError):
+        raise DeadlineError(
+            f"the run does not answer within {ASK:g} s. The node of its driver is overloaded, cut off or gone; try "
+            "again in a minute, by which time Ray knows (`ray list nodes`, or the dashboard's Cluster page)."
+        ) from None
 
 
 def _told(box: Any) -> tuple[str, list[State]]:
-    import ray
-
-    news: dict[str, Any] = ray.get(box.told.remote(), timeout=ASK)  # type: ignore[assignment]
+    news = _ask(box.told.remote())
     return news["says"], [State(**state) for state in news["pools"]]
 
 

@@ -1,32 +1,27 @@
-"""Runs as jobs of a Ray cluster, from anywhere that reaches its dashboard's address: submit, follow, find again.
+"""Runs as jobs of a Ray cluster, from anywhere that reaches its dashboard's address: submit, find again.
 
-Consumes command lines, produces jobs and what they print; waits, with a deadline, for the dashboard to answer, and
-without one for a job that is being followed. No torch, and nothing of Ray but its client of jobs: the machine need not
-be part of the cluster.
+Consumes command lines, produces jobs; waits, with a deadline, for the dashboard to answer. No torch, and nothing of Ray
+but its client of jobs: the machine need not be part of the cluster.
 """
 
 from __future__ import annotations
 
-import asyncio
+import functools
 import logging
 import os
 import shlex
-import socket
-import sys
 import time
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from ddpo.config import Run
 from ddpo.errors import InputError, WorkerError
 from ddpo.source import ROOT
+from deploy.following import follow, knock
 
 LOCAL = "http://127.0.0.1:8265"  # Ray's dashboard where nothing else is said
-KNOCK = 10.0  # seconds for the dashboard's port to open
 SECONDS_TO_LEAVE = "3600"  # that Ray gives a job that it stops before it kills it; ours leave by checkpoints.notice
-RAYS_OWN = ("job_manager.py", "Running entrypoint for job", "Set ray log level")  # in lines that are not the run's
-POLL = 0.5
+ANSWER = 60.0  # seconds between two bytes of an answer
 
 
 def dashboard(address: str) -> str:
@@ -40,7 +35,7 @@ def connect(address: str) -> Any:
     Ray is another."""
     url = dashboard(address)
     try:
-        _knock(url)
+        knock(url)
     except OSError as error:
         raise InputError(_absent(url, error)) from None
     from ray.exceptions import AuthenticationError
@@ -48,7 +43,8 @@ def connect(address: str) -> Any:
 
     logging.disable(logging.WARNING)  # else every file that is not uploaded is a line
     try:
-        client = JobSubmissionClient(url)
+        client: Any = JobSubmissionClient(url)
+        client._do_request = functools.partial(client._do_request, timeout=ANSWER)  # for ever, else
         _check_version(url, client._do_request("GET", "/api/version").json()["ray_version"])
         client.list_jobs()
         return client
@@ -56,12 +52,6 @@ def connect(address: str) -> Any:
         raise InputError(_shut(url, error)) from None
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(_absent(url, error)) from None
-
-
-def _knock(url: str) -> None:
-    place = urlsplit(url)
-    port = place.port or (443 if place.scheme == "https" else 80)
-    socket.create_connection((place.hostname or "", port), timeout=KNOCK).close()
 
 
 def _absent(url: str, error: Exception) -> str:
@@ -122,7 +112,7 @@ def _start(client: Any, words: list[str], metadata: dict[str, str], name: str) -
         return client.submit_job(
             entrypoint=command, runtime_env=environment, metadata=metadata, submission_id=name.replace("/", "-")
         )
-    except RuntimeError as error:
+    except (OSError, RuntimeError) as error:
         raise WorkerError(f"the cluster does not take the job: {error}") from None
 
 
@@ -139,36 +129,6 @@ def newest(client: Any, run: str) -> Any:
     names = sorted({job.metadata["ddpo_run"] for job in client.list_jobs() if "ddpo_run" in (job.metadata or {})})
     there = f"Submitted to it: {', '.join(names)}." if names else "Nothing was submitted to it."
     raise InputError(f"no job of a run {run!r} on this cluster. {there}")
-
-
-def follow(client: Any, job: str) -> int:
-    """Print what a job prints until it has ended; its exit code. Ctrl-C leaves it running."""
-    asyncio.run(_tail(client, job))
-    while not (info := client.get_job_info(job)).status.is_terminal():
-        time.sleep(POLL)
-    if info.driver_exit_code is None:
-        print(f"ddpo: job {job} {info.status.value}: {info.message}", file=sys.stderr, flush=True)
-        return 1
-    return int(info.driver_exit_code)
-
-
-async def _tail(client: Any, job: str) -> None:
-    rest = ""
-    async for text in client.tail_job_logs(job):
-        *lines, rest = (rest + text).split("\n")
-        _print(lines)
-    _print([rest] if rest else [])
-
-
-def _print(lines: list[str]) -> None:
-    for line in lines:
-        if not any(mark in line for mark in RAYS_OWN):
-            print(line, flush=True)
-
-
-def printed(client: Any, job: str) -> None:
-    """Print what a job has printed so far."""
-    _print(client.get_job_logs(job).splitlines())
 
 
 def there(client: Any, words: list[str]) -> int:

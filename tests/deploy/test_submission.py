@@ -25,6 +25,32 @@ from deploy import submission
 
 TOKEN = "0123456789abcdef" * 4
 PATIENCE = 240.0
+RELAY = """
+import asyncio, sys
+
+async def pump(source, drain):
+    while data := await source.read(65536):
+        drain.write(data)
+    drain.close()
+
+async def join(reader, writer):
+    far, there = await asyncio.open_connection("127.0.0.1", int(sys.argv[2]))
+    await asyncio.gather(pump(reader, there), pump(far, writer), return_exceptions=True)
+
+async def main():
+    async with await asyncio.start_server(join, "127.0.0.1", int(sys.argv[1])) as server:
+        await server.serve_forever()
+
+asyncio.run(main())
+"""
+FOLLOW = """
+import sys
+from deploy import following, submission
+
+client = submission.connect(sys.argv[1])
+job = client.submit_job(entrypoint="for n in 1 2 3 4 5 6; do echo line $n; sleep 1; done; exit 3")
+sys.exit(following.follow(client, job))
+"""
 
 
 @dataclass(frozen=True)
@@ -133,6 +159,25 @@ def test_a_job_that_fails_passes_its_exit_code_and_reason_on(there):
     failed = far("submit", "demo", "policy.base=/nowhere", "name=lost", "--follow", "--address", there.url)
     assert failed.code == 2 and "/nowhere" in failed.out
     assert far("logs", "nobody", "--address", there.url).err.endswith("Submitted to it: far, lost.\n")
+
+
+@pytest.mark.ray
+def test_a_job_is_followed_through_a_connection_that_breaks(there, tmp_path):
+    said, port = tmp_path / "said.txt", str(free_port())
+    relay = [sys.executable, "-c", RELAY, port, there.url.rpartition(":")[2]]
+    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+    with subprocess.Popen(relay) as line, said.open("wb") as out:
+        wait_for(lambda: _open(f"127.0.0.1:{port}"), "relay")
+        command = [sys.executable, "-c", FOLLOW, f"http://127.0.0.1:{port}"]
+        follower = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=out)
+        wait_for(lambda: "line 2" in said.read_text(), "line of the job")
+        line.kill()
+    wait_for(lambda: "goes on; this command looks for it" in said.read_text(), "word of the break")
+    with subprocess.Popen(relay) as line:
+        assert follower.wait(PATIENCE) == 3
+        line.kill()
+    assert re.findall(r"^line (\d)$", said.read_text(), re.M) == list("123456")
+    assert f"http://127.0.0.1:{port} answers again" in said.read_text()
 
 
 @pytest.mark.ray
