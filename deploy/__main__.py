@@ -33,7 +33,7 @@ def _train(options: argparse.Namespace) -> None:
     if options.check:
         print(render(prepared))
         return
-    from deploy.job import root
+    from deploy.jobs.job import root
     from deploy.storage import home
     from deploy.train import train
 
@@ -81,7 +81,7 @@ def _train_aesthetic(options: argparse.Namespace) -> None:
 
 
 def _submit(options: argparse.Namespace) -> int:
-    from deploy import following, submission
+    from deploy.jobs import following, submission
     from deploy.recipes import find, named, names
 
     recipe, changes = named(options.words, "submit needs a recipe or run file, for example `ddpo submit demo`.")
@@ -95,7 +95,7 @@ def _submit(options: argparse.Namespace) -> int:
 
 
 def _logs(options: argparse.Namespace) -> int:
-    from deploy import following, submission
+    from deploy.jobs import following, submission
 
     client = submission.connect(options.address)
     job = submission.newest(client, options.run).submission_id
@@ -106,7 +106,7 @@ def _logs(options: argparse.Namespace) -> int:
 
 
 def _steer(options: argparse.Namespace) -> int:
-    from deploy.steer import steer
+    from deploy.jobs.steer import steer
 
     return steer(options)
 

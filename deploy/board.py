@@ -1,7 +1,7 @@
 """What Ray's dashboard, Prometheus and Grafana show of a run on a cluster.
 
 Consumes the pools, every second, and every step's metrics; produces Ray metrics (deploy.metrics), the job's status
-message (deploy.job) and, where Ray provisions a Grafana, our dashboard beside its own; waits for nothing.
+message (deploy.jobs.job) and, where Ray provisions a Grafana, our dashboard beside its own; waits for nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any
 
 from ddpo.config import Run, chunks
 from ddpo.pool import Pool, State
-from deploy import advice, job
+from deploy import advice
+from deploy.jobs import job
 from deploy.metrics import Metrics
 
 EVERY = 1.0  # seconds

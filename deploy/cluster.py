@@ -146,7 +146,7 @@ def _sum(run: Run, kind: str) -> int:
 def pools(prepared: Prepared, board: Board | None = None) -> Iterator[tuple[Any, Any, Any]]:
     """Samplers, rewards and learner on the connected cluster, started and running this very code."""
     from actors.pooled import PooledSamplers
-    from deploy.mailbox import mind
+    from deploy.jobs.mailbox import mind
     from deploy.staff import Staff
     from deploy.starting import await_start
     from learner.ray_group import RayLearner

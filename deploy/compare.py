@@ -29,6 +29,7 @@ from ddpo.config import Run
 from ddpo.errors import InputError
 from ddpo.runfile import parse
 from deploy import recipes
+from deploy.compare_page import Curve, draw
 from deploy.folder import RunFolder, guarded, write
 
 FOLDER = Path(__file__).resolve().parent / "comparisons"
@@ -42,25 +43,6 @@ class Comparison:
     name: str
     about: str
     runs: dict[str, list[Run]]
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One variant: reward queries (Q,) and, for each seed, the mean reward of the images drawn up to there (S, Q).
-
-    seconds: wall time up to there (Q,), mean over the seeds
-    """
-
-    variant: str
-    queries: list[int]
-    rewards: list[list[float]]
-    seconds: list[float]
-
-    def ending(self, last: int) -> list[float]:
-        """Each seed's mean reward over the last `last` queries."""
-        size = self.queries[0]
-        count = max(1, round(last / size))
-        return [sum(values[-count:]) / count for values in self.rewards]
 
 
 def names() -> list[str]:
@@ -134,7 +116,6 @@ def _run(
 
 def compare(name: str, words: list[str], out: Path | None, in_process: bool) -> Path:
     """Do the runs that are not done, draw the figure, return the page."""
-    from deploy.compare_page import draw
     from deploy.prepare import prepare
     from deploy.train import train
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from deploy.folder import write
 from deploy.report import svg
@@ -19,13 +19,29 @@ from deploy.report.page import document
 from deploy.report.scale import Scale, counted, duration, number, padded
 from deploy.report.style import CHART, FONTS, LIGHT
 
-if TYPE_CHECKING:
-    from deploy.compare import Curve
-
 COLOURS: tuple[str, ...] = ("accent", "warm", "log", "score", "wait", "learn", "sample")
 LABELS = 150  # pixels at the right for the variants' names
 APART = 17  # pixels between two of them
 AXES = {"queries": "reward queries (images scored)", "seconds": "seconds of wall time"}  # of a curve, to draw along
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One variant: reward queries (Q,) and, for each seed, the mean reward of the images drawn up to there (S, Q).
+
+    seconds: wall time up to there (Q,), mean over the seeds
+    """
+
+    variant: str
+    queries: list[int]
+    rewards: list[list[float]]
+    seconds: list[float]
+
+    def ending(self, last: int) -> list[float]:
+        """Each seed's mean reward over the last `last` queries."""
+        size = self.queries[0]
+        count = max(1, round(last / size))
+        return [sum(values[-count:]) / count for values in self.rewards]
 
 
 def draw(name: str, about: str, curves: Sequence[Curve], folder: Path) -> Path:

@@ -16,9 +16,10 @@ import pytest
 
 from ddpo.config import Run
 from ddpo.stages import stages
-from deploy import compare, mailbox, recipes, serve
+from deploy import compare, recipes, serve
 from deploy.__main__ import COMMANDS, main
 from deploy.evaluation.suites import choose
+from deploy.jobs import mailbox
 from deploy.options import read
 from rewards.function import load
 

@@ -16,7 +16,7 @@ from ddpo.config import Run
 from ddpo.errors import InputError, WorkerError
 from ddpo.runfile import parse
 from deploy import cluster
-from deploy.mailbox import scale
+from deploy.jobs.mailbox import scale
 from deploy.prepare import prepare
 from rewards import pooled
 

@@ -21,7 +21,7 @@ from ddpo.config import RewardConfig, Run
 from ddpo.errors import DeliveryError
 from ddpo.runfile import parse
 from deploy import cluster
-from deploy.mailbox import scale
+from deploy.jobs.mailbox import scale
 from deploy.prepare import prepare
 from rewards.worker import RewardWorker
 

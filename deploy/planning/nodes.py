@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ddpo.errors import InputError
+from deploy.jobs.submission import connect, dashboard
 from deploy.planning.room import Node
-from deploy.submission import connect, dashboard
 
 ANSWER = 20  # seconds for the dashboard
 KUBERNETES = ("RayCluster", "RayJob")

@@ -20,7 +20,7 @@ from schedule import Fault, Schedule
 
 from ddpo.errors import DdpoError
 from deploy.cluster import visiting
-from deploy.mailbox import scale
+from deploy.jobs.mailbox import scale
 
 ROOT = Path(__file__).resolve().parents[2]
 STORE = 100_000_000  # bytes of a node's object store

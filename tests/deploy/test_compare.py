@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from ddpo.errors import ConfigError, InputError
-from deploy.compare import Curve, curve, merged, names, read, summary
-from deploy.compare_page import spread
+from deploy.compare import curve, merged, names, read, summary
+from deploy.compare_page import Curve, spread
 
 VARIANTS = """# Two ways
 recipe = "{recipe}"

@@ -15,12 +15,12 @@ import tiny
 from terminal import Answer, leftovers, metrics, result, write_run
 
 from ddpo.errors import CheckpointError, InputError
-from deploy import claim, mirror
 from deploy.__main__ import main
 from deploy.audit import audit
-from deploy.claim import Claim
-from deploy.remote import Remote
-from deploy.storage import bring, cache, here
+from deploy.storage import claim, mirror
+from deploy.storage.claim import Claim
+from deploy.storage.home import bring, cache, here
+from deploy.storage.remote import Remote
 from learner import checkpoint
 
 STEPS = 3
@@ -38,6 +38,8 @@ def digest(model: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "store").symlink_to("there")
     return tmp_path / "store"
 
 
@@ -134,14 +136,18 @@ def whole(there: Path, folder: Path) -> int:
 
 
 def away(store: Path) -> None:
-    """Nothing can be written to the storage, nor read from it."""
-    store.rename(store.with_name("away"))
-    store.write_text("no folder")
+    """Nothing can be written to the storage, nor read from it, from one moment to the next."""
+    point(store, "/dev/null/nowhere")
 
 
 def back(store: Path) -> None:
-    store.unlink()
-    store.with_name("away").rename(store)
+    point(store, "there")
+
+
+def point(store: Path, target: str) -> None:
+    link = store.with_name("link")
+    link.symlink_to(target)
+    link.replace(store)
 
 
 def test_where_the_storage_is_away_for_a_while_the_run_goes_on(far, store, machine, digest, monkeypatch):
@@ -235,5 +241,5 @@ def test_what_is_not_there_or_cannot_be_reached_is_told(ddpo, far, run_file, sto
     ):
         answer = ddpo(*words)
         assert answer.code == 2 and said in answer.err
-    store.parent.joinpath("store").write_text("no folder")
+    away(store)
     assert "cannot be reached or not be used" in far().err

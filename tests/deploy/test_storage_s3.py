@@ -14,10 +14,10 @@ import s3
 import tiny
 from terminal import Answer, metrics, result, write_run
 
-from deploy import mirror, remote
 from deploy.__main__ import main
-from deploy.remote import Remote
-from deploy.storage import cache
+from deploy.storage import mirror, remote
+from deploy.storage.home import cache
+from deploy.storage.remote import Remote
 
 pytest.importorskip("s3fs", reason="S3 takes `pip install -e .[s3]`")
 if not s3.WEED:
@@ -100,7 +100,10 @@ def test_cut_off_and_killed_it_goes_on_on_another_machine_as_if_it_had_never_sto
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a"))
     here = cache("runs", RUNS) / "cut"
     words = ["train", str(run_file), "--in-process", "--runs", RUNS, "name=cut", "steps=1000"]
-    code = f"from deploy import mirror, __main__ as program; mirror.OFTEN = 0.05; program.main({words})"
+    code = (
+        "from deploy import __main__ as program; from deploy.storage import mirror; mirror.OFTEN = 0.05; "
+        f"program.main({words})"
+    )
     run = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     kept = Remote(f"{RUNS}/cut")
     wait_for(lambda: b"checkpoints/" in (kept.read("contents.json") or b""), run)

@@ -21,7 +21,7 @@ from terminal import Answer, metrics
 
 from ddpo.errors import InputError
 from ddpo.source import ROOT
-from deploy import submission
+from deploy.jobs import submission
 
 TOKEN = "0123456789abcdef" * 4
 PATIENCE = 240.0
@@ -45,7 +45,7 @@ asyncio.run(main())
 """
 FOLLOW = """
 import sys
-from deploy import following, submission
+from deploy.jobs import following, submission
 
 client = submission.connect(sys.argv[1])
 job = client.submit_job(entrypoint="for n in 1 2 3 4 5 6; do echo line $n; sleep 1; done; exit 3")

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpo.errors import DdpoError, InputError
-from deploy.remote import Remote
+from deploy.storage.remote import Remote
 
 FILE = "claim.json"
 BEAT, SILENCE = 10.0, 60.0  # seconds

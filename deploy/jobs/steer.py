@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from ddpo.errors import InputError
-from deploy import mailbox, submission
 from deploy.cluster import visiting
+from deploy.jobs import mailbox, submission
 
 AGAIN = 3.0  # seconds between two looks of --watch
 

@@ -1,6 +1,6 @@
 """Runs that are in a storage, by URI: brought to this machine to go on or to be read.
 
-A run works in a folder of this machine as ever; deploy.mirror keeps that in the storage. The folder goes on from where
+A run works in a folder of this machine as ever; mirror.py keeps that in the storage. The folder goes on from where
 it is if nobody wrote the run since (its contents.json is the one in the storage); else it is made what the storage has.
 
 Consumes URIs, produces folders under ~/.cache/ddpo; waits for the storage.
@@ -18,10 +18,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ddpo.errors import InputError
-from deploy.claim import Claim
 from deploy.folder import RunFolder, choose, there_is, write
-from deploy.mirror import CONTENTS, FORMAT, Mirror, newest
-from deploy.remote import Remote, is_uri, reachable
+from deploy.storage.claim import Claim
+from deploy.storage.mirror import CONTENTS, FORMAT, Mirror, newest
+from deploy.storage.remote import Remote, is_uri, reachable
 from learner import checkpoint
 
 FIRST = ("report.html", "result.json", "metrics.jsonl", "ledger.jsonl")  # each may stand on what comes later

@@ -17,7 +17,7 @@ from typing import Any
 from ddpo.config import Run
 from ddpo.errors import InputError, WorkerError
 from ddpo.source import ROOT
-from deploy.following import follow, knock
+from deploy.jobs.following import follow, knock
 
 LOCAL = "http://127.0.0.1:8265"  # Ray's dashboard where nothing else is said
 SECONDS_TO_LEAVE = "3600"  # that Ray gives a job that it stops before it kills it; ours leave by checkpoints.notice

@@ -2,7 +2,7 @@
 
     URI/NAME/
         as in the run folder
-        contents.json    size and sha256 of every file above, written last       claim.json    see deploy.claim
+        contents.json    size and sha256 of every file above, written last       claim.json    see deploy.storage.claim
 
 What stands on another file is looked at before it and uploaded after it, so that at no time the storage has a
 checkpoint without its lines, or a line without its policy. A failure of the storage does not stop the run: it is told,
@@ -23,9 +23,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from deploy.claim import Claim, Taken
 from deploy.folder import RunFolder, write
-from deploy.remote import Remote
+from deploy.storage.claim import Claim, Taken
+from deploy.storage.remote import Remote
 from learner.checkpoint import BEST, MANIFEST
 
 CONTENTS, FORMAT = "contents.json", "ddpo-run/1"
