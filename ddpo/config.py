@@ -12,6 +12,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+ROLE = "only on nodes with this label `role`, where nodes of the cluster have one; empty: any"
+
 
 def knob(default: Any, meaning: str, low: float | None = None, above: float | None = None, high: float | None = None,
          choices: tuple[str, ...] = ()) -> Any:
@@ -64,7 +66,7 @@ class ActorsConfig:
     threads: int = knob(1, "CPU threads of one sampler; part of the numbers, so fixed here", low=1)
     cpus: float = knob(1.0, "CPUs that Ray reserves for one sampler", low=0)
     gpus: float = knob(0.0, "GPUs that Ray reserves for one sampler; fractions share one", low=0)
-    role: str = knob("sampler", "only on nodes with this label `role`, where nodes of the cluster have one; empty: any")
+    role: str = knob("sampler", ROLE)
     accelerator: str = knob("", 'only on nodes with this ray.io/accelerator-type, such as "A100"')
     timeout: float = knob(600.0, "seconds one chunk may take", above=0)
 
@@ -80,8 +82,7 @@ class StageConfig:
     threads: int = knob(1, "CPU threads of one worker's torch; part of the numbers, so fixed here", low=1)
     cpus: float = knob(1.0, "CPUs that Ray reserves for one worker", low=0)
     gpus: float = knob(0.0, "GPUs that Ray reserves for one worker; fractions share one", low=0)
-    role: str = knob("auto", "only on nodes with this label `role`, where nodes of the cluster have one; auto is "
-                     "reward-gpu with gpus, else reward-cpu; empty: any")
+    role: str = knob("auto", f"{ROLE}; auto is reward-gpu with gpus, else reward-cpu")
     accelerator: str = knob("", 'only on nodes with this ray.io/accelerator-type, such as "T4"')
     timeout: float = knob(120.0, "seconds this stage may take over one chunk before its images are masked", above=0)
 
@@ -115,8 +116,7 @@ class RewardConfig:
     threads: int = knob(1, "CPU threads of one worker's torch; part of the numbers, so fixed here", low=1)
     cpus: float = knob(1.0, "CPUs that Ray reserves for one worker", low=0)
     gpus: float = knob(0.0, "GPUs that Ray reserves for one worker; fractions share one", low=0)
-    role: str = knob("auto", "only on nodes with this label `role`, where nodes of the cluster have one; auto is "
-                     "reward-gpu with gpus, else reward-cpu; empty: any")
+    role: str = knob("auto", f"{ROLE}; auto is reward-gpu with gpus, else reward-cpu")
     accelerator: str = knob("", 'only on nodes with this ray.io/accelerator-type, such as "T4"')
     timeout: float = knob(120.0, "seconds one chunk may take before its images are masked", above=0)
     stages: dict[str, StageConfig] = knob({}, "a table a stage makes each a pool of its own; none keeps them together")
@@ -189,7 +189,7 @@ class LearnerConfig:
     threads: int = knob(1, "CPU threads of one rank; part of the numbers, so fixed here", low=1)
     cpus: float = knob(1.0, "CPUs that Ray reserves for one rank", low=0)
     gpus: float = knob(0.0, "GPUs that Ray reserves for one rank", low=0)
-    role: str = knob("learner", "only on nodes with this label `role`, where nodes of the cluster have one; empty: any")
+    role: str = knob("learner", ROLE)
     accelerator: str = knob("", 'only on nodes with this ray.io/accelerator-type, such as "A100"')
     timeout: float = knob(3600.0, "seconds one update may take", above=0)
 

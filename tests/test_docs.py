@@ -9,10 +9,10 @@ from argparse import Namespace
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
+from ray_cli import known
 
 from ddpo.config import Run
 from ddpo.stages import stages
@@ -186,17 +186,6 @@ def test_the_words_after_ddpo_in_a_sentence_are_commands():
 @pytest.mark.parametrize("command", [command for command in ALL if command.words[0] == "ray"], ids=str)
 def test_rays_commands_have_these_options(command, folder):
     known(command.words[1:])
-
-
-def known(words: tuple[str, ...]) -> None:
-    """Raise click's error where `ray WORDS` has a command or an option that Ray has not; runs nothing."""
-    from ray.scripts.scripts import cli
-
-    group: Any = cli
-    while isinstance(group, click.Group) and words[0] in group.commands:
-        group, words = group.commands[words[0]], words[1:]
-    assert group is not cli, f"ray has no command {words[0]}"
-    group.make_context("ray", list(words))
 
 
 def test_a_command_that_ray_has_not_is_found():

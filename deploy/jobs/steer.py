@@ -43,7 +43,7 @@ def _far(address: str) -> str:
 
 def _ended(run: str, job: Any) -> str:
     """How a run that was submitted has ended: Ray's word for it, and the run's last one."""
-    said = job.message.splitlines()[-1].removeprefix("ddpo: ")
+    said = (job.message or "it left no word").splitlines()[-1].removeprefix("ddpo: ")
     return f"{run} goes on no more: {said} (job {job.submission_id}, {job.status.value})"
 
 

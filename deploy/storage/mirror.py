@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -26,7 +25,7 @@ from typing import Any, NamedTuple
 from deploy.folder import RunFolder, write
 from deploy.storage.claim import Claim, Taken
 from deploy.storage.remote import Remote
-from learner.checkpoint import BEST, MANIFEST
+from learner.checkpoint import BEST, MANIFEST, sum_of
 
 CONTENTS, FORMAT = "contents.json", "ddpo-run/1"
 OFTEN = 10.0  # seconds between looks
@@ -194,7 +193,7 @@ class Mirror:
         large = name.startswith(LARGE)
         if before == mark and (large or self.there.get(name) == sha256):
             return Piece(size, sha256, path)
-        piece = _large(path) if large else _small(path.read_bytes())
+        piece = Piece(facts.st_size, sum_of(path), path) if large else _small(path.read_bytes())
         self.seen[name] = mark, piece.size, piece.sha256
         return piece
 
@@ -208,11 +207,6 @@ def newest(folder: RunFolder) -> int:
 def _left_out(name: str) -> bool:
     parts = name.split("/")
     return parts[0] in LEFT_OUT or any(part.startswith(".") for part in parts)
-
-
-def _large(path: Path) -> Piece:
-    with path.open("rb") as file:
-        return Piece(os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest(), path)
 
 
 def _small(content: bytes) -> Piece:

@@ -9,7 +9,7 @@ import random
 from dataclasses import dataclass
 
 STEPS = 8  # of the run that is disturbed
-ALONE = ("driver", "preemption")  # what can be done to a run in one process
+ALONE = ("driver", "preemption")  # what can be done to a run in one process: both end its driver
 FAULTS = ("sampler", "reward", "learner", "node", "scale", *ALONE)
 TROUBLES = ("none", "slow", "fails")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ray.exceptions import RayError
-from schedule import Fault, Schedule
+from schedule import ALONE, Fault, Schedule
 
 from ddpo.errors import DdpoError
 from deploy.cluster import visiting
@@ -55,9 +55,8 @@ class Disturbed:
         self.schedule, self.file, self.folder, self.fake = schedule, file, folder, fake
         self.path = folder / "runs" / f"chaos-{schedule.seed}"
         self.process: subprocess.Popen[bytes]
-        self.ended_by: str | None = None
         self.struck: list[dict[str, Any]] = []
-        self.removed = 0
+        self.ending: dict[str, Any] | None = None  # the strike that ends the driver, until it is started again
 
     def go(self) -> None:
         """Start, strike at every moment, and wait for the end; raises RuntimeError where the run ends otherwise."""
@@ -84,7 +83,7 @@ class Disturbed:
                 [sys.executable, "-m", "deploy", "train", *words], cwd=self.folder, stdout=log, stderr=log,
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
             )
-        self.began, self.ended_by = time.monotonic(), None
+        self.began = time.monotonic()
 
     def learned(self) -> int:
         """Steps that the run has learned."""
@@ -101,11 +100,12 @@ class Disturbed:
             return True
         if code == 0:
             return False
-        if self.ended_by is None:
+        if self.ending is None:
             raise RuntimeError(f"it ended with {code}, though its driver was let alone")
-        last = self.struck[-1]
-        last.pop("seconds", None)
-        last.update(learned=self.learned(), left=round(time.monotonic() - last["at"], 2), at=time.monotonic())
+        now = time.monotonic()
+        self.ending.pop("seconds", None)
+        self.ending.update(learned=self.learned(), left=round(now - self.ending["at"], 2), at=now)
+        self.ending = None
         self._start()
         return True
 
@@ -125,6 +125,8 @@ class Disturbed:
     def _strike(self, fault: Fault) -> None:
         done = getattr(self, f"_{fault.kind}")(fault)
         self.struck.append({"kind": fault.kind, "victim": done, "at": time.monotonic(), "learned": self.learned()})
+        if fault.kind in ALONE:
+            self.ending = self.struck[-1]
 
     def _note_progress(self) -> None:
         """Enter when the run learned its first step after each strike."""
@@ -181,16 +183,14 @@ class Disturbed:
     def _driver(self, fault: Fault) -> str:
         self.process.kill()
         self.process.wait(30)
-        self.ended_by = "SIGKILL"
         return "driver"
 
     def _preemption(self, fault: Fault) -> str:
         self.process.terminate()
-        self.ended_by = "SIGTERM"
         return "driver"
 
     def _heal(self) -> None:
-        """As many nodes as at first, all of them known, and nothing of this run left."""
+        """As many nodes as at first, all of them known."""
         if self.fake is not None:
             self.fake.wait_for_nodes(timeout=90)
 

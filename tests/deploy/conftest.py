@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import tiny
-from terminal import Answer, Started, write_run
+from terminal import Answer, Started, result, write_run
 
 from deploy.__main__ import main
 
@@ -67,3 +67,16 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Started]]:
         for process in command.left():
             process.kill()
         command.process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], str]:
+    """undisturbed(steps): the LoRA digest of the small run to which nothing happens."""
+
+    def digest(steps: int) -> str:
+        folder = tmp_path_factory.mktemp("undisturbed")
+        file = write_run(folder / "small.toml", tiny.run(model))
+        assert main(["train", str(file), "--in-process", "--runs", str(folder), f"steps={steps}"]) == 0
+        return result(folder / "small")["lora_digest"]
+
+    return digest

@@ -9,11 +9,11 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import click
 import jsonschema
 import kuberay
 import pytest
 import yaml
+from ray_cli import known
 
 from ddpo.config import Run
 from deploy import recipes
@@ -136,18 +136,6 @@ def test_the_ray_commands_exist(file):
     assert len(commands) == 4
     for command in commands:
         known(shlex.split(command)[1:])
-
-
-def known(words: list[str]) -> None:
-    """Raise click's error where `ray WORDS` has a command or an option that Ray has not; runs nothing."""
-    from ray.scripts.scripts import cli
-
-    cli.commands[words[0]].make_context(words[0], words[1:])
-
-
-def test_a_command_that_does_not_exist_is_found():
-    with pytest.raises(click.NoSuchOption):
-        known(["start", "--head", "--numcpus=0"])
 
 
 def test_machines_of_ones_own_give_themselves_every_role():

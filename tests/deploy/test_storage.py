@@ -11,11 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tiny
-from terminal import Answer, leftovers, metrics, result, write_run
+from terminal import Answer, leftovers, metrics, result
 
 from ddpo.errors import CheckpointError, InputError
-from deploy.__main__ import main
 from deploy.audit import audit
 from deploy.storage import claim, mirror
 from deploy.storage.claim import Claim
@@ -28,12 +26,8 @@ Machine = Callable[[str], Path]
 
 
 @pytest.fixture(scope="module")
-def digest(model: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The LoRA digest of an undisturbed run."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    file = write_run(folder / "small.toml", tiny.run(model))
-    assert main(["train", str(file), "--in-process", "--runs", str(folder), f"steps={STEPS}"]) == 0
-    return result(folder / "small")["lora_digest"]
+def digest(undisturbed: Callable[[int], str]) -> str:
+    return undisturbed(STEPS)
 
 
 @pytest.fixture

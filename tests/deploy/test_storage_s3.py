@@ -11,10 +11,8 @@ from pathlib import Path
 
 import pytest
 import s3
-import tiny
-from terminal import Answer, metrics, result, write_run
+from terminal import Answer, metrics
 
-from deploy.__main__ import main
 from deploy.storage import mirror, remote
 from deploy.storage.home import cache
 from deploy.storage.remote import Remote
@@ -62,12 +60,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def digest(model: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The LoRA digest of an undisturbed run."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    file = write_run(folder / "small.toml", tiny.run(model))
-    assert main(["train", str(file), "--in-process", "--runs", str(folder), f"steps={STEPS}"]) == 0
-    return result(folder / "small")["lora_digest"]
+def digest(undisturbed: Callable[[int], str]) -> str:
+    return undisturbed(STEPS)
 
 
 def elsewhere(ddpo: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch, machine: Path) -> Path:
