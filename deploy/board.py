@@ -53,7 +53,9 @@ class Board:
         self.metrics.learned(row, weights)
         self.rows.append(row)
         limit = advice.of(list(self.rows), self.run.lag, chunks(self.run))
-        self.news = "; ".join([f"step {row['step']}/{self.run.steps}", *([str(limit)] if limit else []), text])
+        busy = row["seconds"]["learn"] / max(row["seconds"]["total"], 1e-9)
+        stands = [str(limit or ""), f"learner busy {min(busy, 1.0):.0%}", f"lag {row['lag']}", text]
+        self.news = "; ".join([f"step {row['step']}/{self.run.steps}", *filter(None, stands)])
 
     def says(self, states: list[State]) -> str:
         """How far the run is, in a sentence."""

@@ -75,7 +75,8 @@ def test_a_run_exports_what_the_dashboard_asks_for_and_says_how_far_it_is(make_r
     assert values.keys() == ASKED
     assert (values["ray_ddpo_images_trained_total"], values["ray_ddpo_images_masked_total"]) == ([12.0], [4.0])
     assert 1.0 in values["ray_ddpo_workers_lost_total"] and values["ray_ddpo_step"] == [2.0]
-    assert re.fullmatch(r"step 2/2; .*(limits? you|wait for).*; reward \d.* left", message), message
+    said = r"step 2/2; .*(limits? you|wait for).*; learner busy \d+%; lag 1; reward \d.* left"
+    assert re.fullmatch(said, message), message
 
 
 def scraped(run: str) -> dict[str, list[float]]:

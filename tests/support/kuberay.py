@@ -1,4 +1,4 @@
-"""The parts of KubeRay's custom resources that deploy/kuberay uses, as JSON Schema, after its API reference (1.5).
+"""The parts of KubeRay's custom resources that deploy/kuberay uses, as JSON Schema, after its API reference (1.6).
 
 Every object is closed: a field that the schema has not is dropped by Kubernetes without a word, and fails here.
 """
