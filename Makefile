@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# Two test files at a time: most of what starts processes waits for them.
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5
 
 .PHONY: demo test quick chaos bench check api clean
 
@@ -9,11 +11,11 @@ demo: .venv/installed
 	$(BIN)/ddpo train demo
 
 test: .venv/tested
-	$(BIN)/python -m pytest -q -m "not ray" --durations=5
-	$(BIN)/python -m pytest -q -m ray --durations=5
+	$(PYTEST) -m "not ray"
+	$(PYTEST) -m ray
 
 quick: .venv/tested
-	$(BIN)/python -m pytest -q -m "not ray"
+	$(PYTEST) -m "not ray"
 
 chaos: .venv/tested
 	$(BIN)/python tests/chaos --count 20
