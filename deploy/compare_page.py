@@ -22,6 +22,7 @@ from deploy.report.style import CHART, FONTS, LIGHT
 COLOURS: tuple[str, ...] = ("accent", "warm", "log", "score", "wait", "learn", "sample")
 LABELS = 150  # pixels at the right for the variants' names
 APART = 17  # pixels between two of them
+TALL = 170  # pixels of one of many panels, from title to title
 AXES = {"queries": "reward queries (images scored)", "seconds": "seconds of wall time"}  # of a curve, to draw along
 
 
@@ -46,11 +47,11 @@ class Curve:
 
 def draw(name: str, about: str, curves: Sequence[Curve], folder: Path) -> Path:
     """Write the drawings and compare.html and return the latter's path."""
-    colours = dict(zip((curve.variant for curve in curves), COLOURS * len(curves), strict=False))
-    write(folder / "compare.svg", alone(chart(curves, colours, WIDE)))
-    write(folder / "compare-seconds.svg", alone(chart(curves, colours, WIDE, "seconds")))
-    queries = figure(twice(lambda width: chart(curves, colours, width)), caption(curves))
-    seconds = figure(twice(lambda width: chart(curves, colours, width, "seconds")), SECONDS)
+    picture = chart if len(curves) <= len(COLOURS) else panels
+    write(folder / "compare.svg", alone(picture(curves, WIDE)))
+    write(folder / "compare-seconds.svg", alone(picture(curves, WIDE, "seconds")))
+    queries = figure(twice(lambda width: picture(curves, width)), caption(curves))
+    seconds = figure(twice(lambda width: picture(curves, width, "seconds")), SECONDS)
     sections = [
         section("Reward by reward queries", queries), section("Reward by wall time", seconds),
         section("Numbers", numbers(curves)),
@@ -74,21 +75,57 @@ def alone(drawing: str) -> str:
     return named.replace("\n", "\n" + ground + "\n", 1)
 
 
-def chart(
-    curves: Sequence[Curve], colours: dict[str, str], width: int, along: str = "queries", height: int = 400
-) -> str:
+def chart(curves: Sequence[Curve], width: int, along: str = "queries", height: int = 400) -> str:
     """Every variant's mean over seeds as a line, and from its lowest to its highest seed as a band."""
-    values = [value for curve in curves for seed in curve.rewards for value in seed]
+    colours = dict(zip((curve.variant for curve in curves), COLOURS, strict=False))
     right = width - (LABELS if width > NARROW else 96)
-    x = Scale(0, max(getattr(curve, along)[-1] for curve in curves), svg.LEFT, right)
-    y = Scale(*padded(values), height - svg.BOTTOM, svg.TOP)
+    x = Scale(0, _longest(curves, along), svg.LEFT, right)
+    y = Scale(*_rewards(curves), height - svg.BOTTOM, svg.TOP)
     bands = [_band(curve, along, x, y, colours[curve.variant]) for curve in curves]
     lines = [svg.curve(_points(curve, along, x, y), colours[curve.variant]) for curve in curves]
     axis = [svg.text(x(value), y.start + 22, label) for value, label in x.ticks(max(3, width // 130))]
     name = svg.text(svg.LEFT, y.start + 42, AXES[along], "start")
     parts = [svg.y_axis(x, y, "mean reward"), *axis, name, *bands, *lines, *_labels(curves, along, colours, x, y)]
+    return svg.drawing(width, height, _told(curves, along), parts)
+
+
+def panels(curves: Sequence[Curve], width: int, along: str = "queries") -> str:
+    """More variants than colours: a small chart each, with the means of all others in grey behind it."""
+    columns = 2 if width <= NARROW else 4
+    wide, rows = (width - svg.LEFT) // columns, -(-len(curves) // columns)
+    parts = [svg.text(0, svg.TOP - 20, "mean reward", "start")]
+    for position, own in enumerate(curves):
+        row, column = divmod(position, columns)
+        left, top = svg.LEFT + column * wide, svg.TOP + row * TALL
+        x = Scale(0, _longest(curves, along), left, left + wide - 34)
+        y = Scale(*_rewards(curves), top + TALL - 26, top + 22)
+        parts += [svg.level(x, y(value)) for value, _ in y.ticks(3)]
+        if column == 0:
+            parts += [svg.text(left - 8, y(value) + 4, label, "end") for value, label in y.ticks(3)]
+        if position + columns >= len(curves):
+            parts += [svg.text(x(value), y.start + 20, label) for value, label in x.ticks(2)]
+        others = [svg.curve(_points(curve, along, x, y), "muted") for curve in curves if curve is not own]
+        parts += ['<g opacity="0.25">', *others, "</g>", _band(own, along, x, y, COLOURS[0])]
+        parts.append(svg.curve(_points(own, along, x, y), COLOURS[0]))
+        parts.append(svg.text(left, top + 10, own.variant, "start", "strong"))
+    height = svg.TOP + rows * TALL + 30
+    parts.append(svg.text(svg.LEFT, height - 8, AXES[along], "start"))
+    return svg.drawing(width, height, _told(curves, along), parts)
+
+
+def _longest(curves: Sequence[Curve], along: str) -> float:
+    return max(getattr(curve, along)[-1] for curve in curves)
+
+
+def _rewards(curves: Sequence[Curve]) -> tuple[float, float]:
+    """The range of all rewards that are drawn."""
+    return padded([value for curve in curves for seed in curve.rewards for value in seed])
+
+
+def _told(curves: Sequence[Curve], along: str) -> str:
+    """The figure in words, for those who do not see it."""
     ends = "; ".join(f"{curve.variant} {number(_means(curve)[-1])}" for curve in curves)
-    return svg.drawing(width, height, f"Line chart of reward by {AXES[along]}; at the end: {ends}", parts)
+    return f"Line chart of reward by {AXES[along]}; at the end: {ends}"
 
 
 def _means(curve: Curve) -> list[float]:
@@ -130,9 +167,11 @@ def spread(heights: Sequence[float], lowest: float) -> list[float]:
 def caption(curves: Sequence[Curve]) -> str:
     """How to read the figure."""
     seeds = counted(len(curves[0].rewards), "seed")
+    others = "" if len(curves) <= len(COLOURS) else "; grey: the other variants"
     return (
-        f"Line: mean over {seeds} of the mean reward of the images that a step drew; band: lowest to highest seed. The "
-        "axis is the number of images scored, by which methods are compared (Black et al. 2023, figure 4)."
+        f"Line: mean over {seeds} of the mean reward of the images that a step drew; band: lowest to highest "
+        f"seed{others}. The axis is the number of images scored, by which methods are compared (Black et al. 2023, "
+        "figure 4)."
     )
 
 

@@ -17,7 +17,7 @@ DARK = {
 }  # fmt: skip
 FONTS = "-apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, system-ui, sans-serif"
 
-DRAWN = ("accent", "warm", "sample", "score", "learn", "wait", "log")  # the colours that fill shapes
+DRAWN = ("accent", "warm", "sample", "score", "learn", "wait", "log", "muted")  # the colours that fill shapes
 
 
 def page_style() -> str:

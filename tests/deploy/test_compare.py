@@ -10,7 +10,7 @@ import pytest
 
 from ddpo.errors import ConfigError, InputError
 from deploy.compare import curve, merged, names, read, summary
-from deploy.compare_page import Curve, spread
+from deploy.compare_page import COLOURS, Curve, draw, spread
 
 VARIANTS = """# Two ways
 recipe = "{recipe}"
@@ -95,6 +95,19 @@ def test_wall_time_adds_up_over_steps_and_is_the_mean_of_the_seeds(tmp_path):
 def test_labels_keep_apart_and_on_the_chart():
     assert spread([10, 100, 101, 102], 350) == [10, 100, 117, 134]
     assert spread([340, 341, 342], 350) == [316, 333, 350]
+
+
+def test_more_variants_than_colours_have_a_panel_each(tmp_path):
+    def drawn(count: int) -> str:
+        curves = [Curve(f"variant-{i}", [8, 16], [[0.0, i], [1.0, i]], [1.0, 2.0]) for i in range(count)]
+        page = draw("many", "about", curves, tmp_path).read_text()
+        assert ("grey: the other variants" in page) == (count > len(COLOURS))
+        return (tmp_path / "compare.svg").read_text()
+
+    few, many = drawn(len(COLOURS)), drawn(14)
+    assert few.count("<polyline") == len(COLOURS)  # one plane, a colour each
+    assert many.count("<polyline") == 14 * 14  # each of 14 panels has its own line and 13 in grey
+    assert many.count("<polygon") == 14 and many.count('class="strong"') == 14
 
 
 @pytest.mark.parametrize(
