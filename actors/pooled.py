@@ -8,6 +8,7 @@ again, draws the same.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from actors.sampler import Sampler
@@ -49,11 +50,11 @@ class Drawing:
     """A chunk that is being drawn, or drawn again where its objects were lost. Reads as a Chunk once it is there."""
 
     def __init__(self, control: Control, pool: Pool, call: Call) -> None:
-        self.control, self.pool, self.call = control, pool, call
+        self.control, self.pool, self.call, self.turn = control, pool, call, pool.turn()
         self.future: Any = control.spawn(self._draw())
 
     async def _draw(self) -> Chunk:
-        return Chunk(*await self.pool.submit(self.call))
+        return Chunk(*await self.pool.submit(self.call, self.turn))
 
     async def here(self) -> Chunk:
         """The chunk, inside the loop."""
@@ -61,14 +62,17 @@ class Drawing:
 
     async def again(self, lost: Chunk) -> Chunk:
         """The chunk in place of one that was lost, drawn once for all who miss it."""
-        if await self.here() is lost:
+        if self.future.done() and self.future.result() is lost:  # else somebody has asked for it already
             self.future = self.control.spawn(self._draw())
         return await self.here()
 
-    def renew(self, seconds: float) -> None:
-        """Have it drawn again and wait, outside the loop; raises DeadlineError."""
-        drawn = self.control.spawn(self.again(self.future.result()))
-        self.control.collect([drawn], seconds, "chunks that were lost are not drawn again")
+    @staticmethod
+    def renew(drawings: Sequence[Drawing], seconds: float) -> None:
+        """Have several drawn again, before all younger chunks, and wait, outside the loop; raises DeadlineError where
+        none comes for so many seconds."""
+        control = drawings[0].control
+        drawn = [control.spawn(drawing.again(drawing.future.result())) for drawing in drawings]
+        control.collect(drawn, seconds, "chunks that were lost are not drawn again")
 
     @property
     def images(self) -> Any:

@@ -93,3 +93,4 @@ def run(
         report = learner.update(scored, advantages)                          # ascend E[A p / p_old], clipped
         policies.publish(learner.policy())                                   # p_old <- p
         log(scored, report)
+        del scored                                                           # its trajectories and images go now

@@ -23,11 +23,19 @@ STARTS = 5  # workers that die at their start, one after the other, before the p
 LONGEST_PAUSE = 60.0  # seconds between two of them
 PERIOD = 1.0  # seconds between two looks at the load
 NAMES = 100  # different numbers in the labels of a run's calls
+NODE = 1 / 3  # of a loss, where a worker went with its node: a machine is taken away for reasons of its own
 SMOOTH = 0.2  # weight of the newest job in the mean service time
 
 
 class Lost(Exception):
-    """A worker died, or was killed because it hung; its job can be run elsewhere."""
+    """A worker died, or was killed because it hung; its job can be run elsewhere.
+
+    with_node: its node died, which is seldom the job's doing
+    """
+
+    def __init__(self, what: str, with_node: bool = False) -> None:
+        super().__init__(what)
+        self.with_node = with_node
 
 
 class Gone(Exception):
@@ -71,7 +79,7 @@ class Worker(Protocol):
 @dataclass(frozen=True)
 class State:
     """A pool as it stands. service: mean seconds a job; load: busy workers, mean over the last `cooldown` seconds;
-    images: that went through it."""
+    images: that went through it; trouble: why the last worker that should have started did not, "" where one has."""
 
     name: str
     workers: int
@@ -86,30 +94,36 @@ class State:
     load: float
     lost: int
     images: int
+    trouble: str = ""
 
     def __str__(self) -> str:
         """For a person."""
         starting = f" and {self.starting} starting" if self.starting else ""
-        return f"{self.name}: {self.workers} workers{starting}, {self.running} chunks in hand, {self.waiting} waiting"
+        trouble = f" (the last one that should have started did not: {self.trouble})" if self.trouble else ""
+        counts = f"{self.running} chunks in hand, {self.waiting} waiting"
+        return f"{self.name}: {self.workers} workers{starting}{trouble}, {counts}"
 
 
 @dataclass(order=True)
 class Job:
-    """A job in the queue; the number orders it."""
+    """A job in the queue; the number orders it. losses: workers lost over it; blame: what of that is its own."""
 
     number: int
     call: Call = field(compare=False)
     result: asyncio.Future[Any] = field(compare=False)
     losses: int = field(default=0, compare=False)
+    blame: float = field(default=0.0, compare=False)
 
 
 @dataclass
 class Member:
-    """A worker of the pool. since: when it began its job, None where it has none."""
+    """A worker of the pool. since: when it began its job, None where it has none; heard: how many workers the pool
+    had lost when this one last said that it is there."""
 
     worker: Worker
     up: bool = False
     leaving: bool = False
+    heard: int = 0
     since: float | None = None
     task: asyncio.Task[None] | None = None
 
@@ -126,6 +140,7 @@ class Pool:
         self.done, self.lost, self.images, self.failed_starts, self.service, self.worked = 0, 0, 0, 0, 0.0, 0.0
         self.load = Load(size.cooldown)
         self.broken: Exception | None = None
+        self.trouble = ""
         self.changed = asyncio.Event()
 
     def open(self) -> None:
@@ -140,11 +155,15 @@ class Pool:
                 raise self.broken
             await self.changed.wait()
 
-    async def submit(self, call: Call) -> list[Any]:
+    def turn(self) -> int:
+        """The next place in the queue, for a job that may have to be done again and shall not stand behind others."""
+        return next(self.jobs)
+
+    async def submit(self, call: Call, turn: int | None = None) -> list[Any]:
         """The results of a job; raises Poison where every worker that tried it was lost, and what `run` raises."""
         if self.broken:
             raise self.broken
-        job = Job(next(self.jobs), call, asyncio.get_running_loop().create_future())
+        job = Job(self.turn() if turn is None else turn, call, asyncio.get_running_loop().create_future())
         self.queue.put_nowait(job)
         return await job.result
 
@@ -161,7 +180,7 @@ class Pool:
         running = sum(member.since is not None for member in self.members.values())
         return State(self.name, up, len(staying) - up, self.target, self.size.low, self.size.high,
                      self.queue.qsize(), running, self.done, self.service, self.load.workers, self.lost,
-                     self.images)
+                     self.images, self.trouble)
 
     def _staff(self) -> None:
         """Hire, or send away first those that are not up yet, then those without a job, then the newest."""
@@ -186,11 +205,19 @@ class Pool:
         try:
             await self._up(member)
             while not member.leaving:
-                await self._attempt(member, await self.queue.get())
+                job = await self.queue.get()
+                if member.heard == self.lost:
+                    await self._attempt(member, job)
+                else:  # some worker died, perhaps this one too, without a job; that would be no fault of this job
+                    self.queue.put_nowait(job)
+                    await self._ready(member)
         except Lost as loss:
             await self._failed_start(loss)
-        except Exception as error:  # it can never start: whoever waits for this pool must know
-            self._break(error)
+        except Exception as error:
+            if self.done or self._anyone():  # others could start; the cause may be this one's node
+                await self._failed_start(error)
+            else:  # whoever waits for this pool must know
+                self._break(error)
         finally:
             member.worker.kill()
             del self.members[number]
@@ -198,10 +225,18 @@ class Pool:
             self._staff()
 
     async def _up(self, member: Member) -> None:
-        member.up = False
-        await member.worker.ready()
-        member.up, self.failed_starts = True, 0
+        """It starts, for the first time or again."""
+        await self._ready(member)
+        self.failed_starts, self.trouble = 0, ""
         self._tell()
+
+    async def _ready(self, member: Member) -> None:
+        member.up, member.heard = False, self.lost
+        await member.worker.ready()
+        member.up = True
+
+    def _anyone(self) -> bool:
+        return any(member.up for member in self.members.values())
 
     async def _attempt(self, member: Member, job: Job) -> None:
         try:
@@ -210,7 +245,8 @@ class Pool:
         except Lost as loss:
             self.lost += 1
             self._again(job, loss)
-            await self._up(member)
+            if not member.leaving:
+                await self._up(member)
         except Exception as error:
             _settle(job, error)
         else:
@@ -229,19 +265,19 @@ class Pool:
             member.since, self.worked = None, self.worked + now() - start
 
     def _again(self, job: Job, loss: Lost) -> None:
-        job.losses += 1
-        if job.losses >= self.tries:
+        job.losses, job.blame = job.losses + 1, job.blame + (NODE if loss.with_node else 1.0)
+        if job.blame > self.tries - NODE / 2:
             _settle(job, Poison(f"{job.losses} workers of {self.name} were lost over it; the last one {loss}"))
         else:
             self.queue.put_nowait(job)
 
-    async def _failed_start(self, loss: Lost) -> None:
+    async def _failed_start(self, cause: Exception) -> None:
         """Let some time pass before the next one is hired; where nobody else is up, give up after a few."""
-        self.failed_starts += 1
-        if self.failed_starts >= STARTS and not any(member.up for member in self.members.values()):
+        self.failed_starts, self.trouble = self.failed_starts + 1, str(cause)
+        if self.failed_starts >= STARTS and not self._anyone():
             self._break(WorkerError(
                 f"{self.failed_starts} workers of {self.name} died at their start, one after the other; the last one "
-                f"{loss}. Look at its log (ray logs, or the dashboard's Actors page)."
+                f"{cause}. Look at its log (ray logs, or the dashboard's Actors page)."
             ))
         else:
             await asyncio.sleep(min(2.0**self.failed_starts, LONGEST_PAUSE))

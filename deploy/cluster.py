@@ -179,7 +179,7 @@ def images(rollouts: Rollouts) -> list[Images]:
         try:
             return ray.get(chunk.images, timeout=FETCH)
         except ObjectLostError:
-            chunk.renew(FETCH)
+            chunk.renew([chunk], FETCH)
             return ray.get(chunk.images, timeout=FETCH)
 
     return [fetch(chunk) for chunk in rollouts.chunks]

@@ -23,6 +23,7 @@ from ddpo.pool import Call, Gone, Lost
 from ddpo.source import fingerprint
 from deploy.placing import labels_here
 
+NODE_DIED = "its node has died"  # in what Ray says of an actor that went with its node
 RETRY = 0.5  # seconds between two questions to an actor that Ray restarts
 
 
@@ -67,7 +68,8 @@ class RayWorker:
             ray.kill(self.actor, no_restart=False)
             raise Lost(f"was killed: {call.label!r} took more than {self.timeout:g} s (its log shows where)") from None
         except RayActorError as error:
-            raise Lost(f"died over {call.label!r}: {str(error).partition(chr(10))[0]:.160}") from None
+            said = str(error)
+            raise Lost(f"died over {call.label!r}: {said.partition(chr(10))[0]:.160}", NODE_DIED in said) from None
         except ObjectLostError as error:
             raise Gone(str(error)) from None
         except RayTaskError as error:

@@ -14,6 +14,7 @@ import ray
 import torch
 from numpy.typing import NDArray
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
+from ray.experimental import get_object_locations
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -28,6 +29,7 @@ from learner.ranks import Address, Ranks, meeting_point
 
 State = dict[str, NDArray[Any]]
 REBUILDS = 3  # deaths within one step before the run gives up
+LOOK = 30_000  # milliseconds to find out where trajectories are
 
 
 class LearnerActor(Learner):
@@ -163,8 +165,8 @@ class RayLearner:
                 cause = error
                 if self.group:  # the other ranks are in the midst of the step, and wait for this one
                     self._end()
-                for chunk in scored.chunks:
-                    chunk.renew(self.run.actors.timeout)
+                lost = _missing(scored.chunks, error)
+                lost[0].renew(lost, self.run.actors.timeout)
         raise WorkerError(
             f"the learner died {REBUILDS} times in step {self.step + 1}: {cause}. `--resume` goes on from the last "
             "checkpoint once the cause is mended."
@@ -233,6 +235,19 @@ class RayLearner:
             raise (error.cause if passed else WorkerError(str(error))) from None
         except GetTimeoutError:
             raise DeadlineError(self._late()) from None
+
+
+def _missing(chunks: Sequence[Any], error: ObjectLostError) -> list[Any]:
+    """The chunks whose trajectories were lost: the one that the error names, and all that were on nodes that are dead;
+    every one where none is found."""
+    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    places = get_object_locations([chunk.trajectory for chunk in chunks], LOOK)
+    there = {reference for reference, found in places.items() if alive & set(found["node_ids"])}
+    lost = [
+        chunk for chunk in chunks
+        if chunk.trajectory not in there or chunk.trajectory.hex() == error.object_ref_hex
+    ]
+    return lost or list(chunks)
 
 
 def _shown(resources: dict[str, float]) -> str:

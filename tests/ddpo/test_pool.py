@@ -12,26 +12,34 @@ from ddpo.pool import Call, Lost, Poison, Pool, numbered
 from ddpo.sizing import Size, wanted
 from deploy.virtual import VirtualControl
 
-STILLBORN = -1.0
+STILLBORN, UNLOADABLE = -1.0, -2.0
 
 
 class Sleeper:
-    """A worker that sleeps as long as its job says, dies over the jobs it is told to, and takes its time to start."""
+    """A worker that sleeps as long as its job says, dies over the jobs it is told to, or without one, takes its time
+    to start, and is started again by whoever asks whether it is there."""
 
     def __init__(self, number: int, deadly: Callable[[int, int], bool], start: float) -> None:
-        self.number, self.deadly, self.start, self.killed = number, deadly, start, False
+        self.number, self.deadly, self.start = number, deadly, start
+        self.killed, self.dead, self.with_node = False, True, False
         self.did: list[int] = []
 
     async def ready(self) -> None:
         if self.start == STILLBORN:
             raise Lost("out of memory")
-        await asyncio.sleep(self.start)
+        if self.start == UNLOADABLE:
+            raise DdpoError("did not load")
+        if self.dead:
+            await asyncio.sleep(self.start)
+        self.dead = False
 
     async def run(self, call: Call) -> list[int]:
         name, seconds = call.arguments
-        await asyncio.sleep(seconds)
-        if self.deadly(self.number, name):
-            raise Lost("died")
+        if not self.dead:
+            await asyncio.sleep(seconds)
+        if self.dead or self.deadly(self.number, name):
+            self.dead = True
+            raise Lost("died", self.with_node)
         self.did.append(name)
         return [self.number]
 
@@ -95,6 +103,38 @@ def test_a_job_that_kills_whoever_takes_it_is_poison_and_the_others_are_done(con
     assert [job.done() and not job.exception() for job in jobs] == [True, False, True, True, True, True]
 
 
+def test_a_job_is_not_blamed_for_workers_that_died_without_one(control):
+    crew = Crew(control, Size(5, 5), start=20.0)
+    control.collect([crew.submit(name) for name in range(5)], 60, "jobs")
+    for worker in crew.hired[:4]:  # whose node went, say
+        worker.dead = True
+    jobs = [crew.submit(name) for name in range(5, 10)]
+    control.collect(jobs, 60, "jobs")
+    assert crew.pool.state().lost == 1  # the first that was asked; after that, all were asked whether they are there
+    assert crew.hired[4].did[-5:] == [5, 6, 7, 8, 9]  # none of them waited for the others to start again
+    control.sleep(25)
+    assert crew.pool.state().workers == 5
+
+
+def test_a_worker_that_goes_with_its_node_counts_a_third(control):
+    crew = Crew(control, Size(1, 1), lambda worker, job: job == 0)
+    crew.hired[0].with_node = True
+    job = crew.submit(0)
+    control.sleep(60)
+    with pytest.raises(Poison, match="9 workers of sleepers were lost over it"):
+        job.result()
+
+
+def test_what_is_done_again_keeps_its_turn(control):
+    crew = Crew(control, Size(1, 1))
+    turn = crew.pool.turn()
+    jobs = [crew.submit(name) for name in range(3)]
+    control.sleep(0.5)  # 0 is in hand
+    jobs.append(control.spawn(crew.pool.submit(Call("sleep", (9, 1.0)), turn)))
+    control.collect(jobs, 60, "jobs")
+    assert crew.hired[0].did == [0, 9, 1, 2]
+
+
 def test_an_error_of_the_job_goes_to_the_one_who_waits_and_the_worker_goes_on(control):
     crew = Crew(control, Size(1, 1))
 
@@ -128,6 +168,29 @@ def test_where_others_are_up_a_worker_that_cannot_start_is_tried_now_and_then(co
     control.collect(jobs, 60, "jobs")
     assert crew.hired[0].did == list(range(40))
     assert 5 <= len(crew.hired) <= 9  # after 2, 4, 8, ... seconds
+
+
+def test_one_that_cannot_load_its_model_ends_nothing_where_others_could(control):
+    crew = Crew(control, Size(1, 1))
+    crew.start = UNLOADABLE
+    control.call(crew.pool.resize, Size(2, 2))
+    control.sleep(5)
+    assert crew.pool.state().trouble == "did not load" and "did not: did not load" in str(crew.pool.state())
+    control.collect([crew.submit(name, 5.0) for name in range(4)], 60, "jobs")
+    assert crew.hired[0].did == list(range(4))
+    crew.start = 0.0
+    control.sleep(60)
+    assert crew.pool.state().trouble == "" and crew.pool.state().workers == 2
+
+
+def test_one_that_cannot_load_its_model_breaks_a_pool_that_never_worked(control):
+    crew = Crew(control, Size(0, 2))
+    crew.start = UNLOADABLE
+    control.call(crew.pool.resize, Size(2, 2))
+    job = crew.submit(0)
+    control.sleep(5)
+    with pytest.raises(DdpoError, match="did not load"):
+        job.result()
 
 
 def test_scaled_by_hand_a_leaving_worker_finishes_its_job(control):
