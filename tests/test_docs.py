@@ -21,6 +21,8 @@ from deploy.__main__ import COMMANDS, main
 from deploy.evaluation.suites import choose
 from deploy.jobs import mailbox
 from deploy.options import read
+from deploy.planning.nodes import promised
+from deploy.planning.room import seat
 from rewards.function import load
 
 ROOT = Path(__file__).parent.parent
@@ -167,6 +169,18 @@ def _suites(options: Namespace) -> None:
 
 def _a_reward(options: Namespace) -> None:
     assert serve._run(options.kind, options.words).rewards
+
+
+SUBMITTED = [command for command in OURS if command.page == "cluster.md" and command.words[1] == "submit"]
+
+
+@pytest.mark.parametrize("command", SUBMITTED, ids=str)
+def test_what_is_submitted_to_the_cluster_of_the_page_fits_it_and_waits_for_its_machines(command):
+    run, there = _a_run(command.options), promised(ROOT / "ray_cluster.yaml")
+    seats = seat(run, there)
+    assert not seats.lacks and run.ray.timeout >= 1800
+    gpus = {node.kind for node in there if node.gpus}
+    assert bool(gpus & set(seats.nodes)) == (run.name != "demo")  # which is to cost a CPU machine
 
 
 @pytest.mark.parametrize("command", RUN_HERE, ids=str)
