@@ -119,8 +119,8 @@ class Disturbed:
 
     def _strike(self, fault: Fault) -> None:
         """At its moment, or once there is a victim; none where the run has ended before."""
-        done = self._victim(fault) if self._moment(fault) else NOTHING
-        self.struck.append({"kind": fault.kind, "victim": done, "at": time.monotonic(), "learned": self.learned()})
+        done, at = self._victim(fault) if self._moment(fault) else (NOTHING, time.monotonic())
+        self.struck.append({"kind": fault.kind, "victim": done, "at": at, "learned": self.learned()})
         if fault.kind in ALONE and done != NOTHING:
             self.ending = self.struck[-1]
 
@@ -137,15 +137,15 @@ class Disturbed:
             time.sleep(POLL)
         return True
 
-    def _victim(self, fault: Fault) -> str:
-        """Who was struck, as soon as there was somebody."""
+    def _victim(self, fault: Fault) -> tuple[str, float]:
+        """Who was struck as soon as there was somebody, and when."""
         end = time.monotonic() + PATIENCE
-        while self._alive() and time.monotonic() < end:
+        while self._alive() and (now := time.monotonic()) < end:
             done = getattr(self, f"_{fault.kind}")(fault)
             if done != NOTHING:
-                return done
+                return done, now
             time.sleep(POLL)
-        return NOTHING
+        return NOTHING, time.monotonic()
 
     def _note_progress(self) -> None:
         """Enter when the run learned its first step after each strike."""
@@ -193,7 +193,7 @@ class Disturbed:
         if not nodes:
             return NOTHING
         self.fake.remove_node(nodes[int(fault.pick * len(nodes))], allow_graceful=False)
-        self.fake.add_node(num_cpus=CPUS, object_store_memory=STORE)
+        self.fake.add_node(wait=False, num_cpus=CPUS, object_store_memory=STORE)
         return "node"
 
     def _scale(self, fault: Fault) -> str:
