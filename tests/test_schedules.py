@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import runpy
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import victim
 from learning import in_process
@@ -39,6 +42,23 @@ def test_the_seeds_still_strike_everything():
     kinds = {fault.kind for schedule in schedules.values() for fault in schedule.faults}
     assert kinds == {"sampler", "reward", "learner", "driver", "node", "scale"}
     assert all(schedule.lag == lag and not schedule.alone for lag, schedule in schedules.items())
+
+
+def test_a_run_near_its_end_is_held_until_the_last_strike_has_struck(model, tmp_path):
+    schedule, said = draw(SEEDS[0]), []
+    (tmp_path / "model").symlink_to(model)
+    victim.write(schedule, tmp_path)
+    room = runpy.run_path(str(tmp_path / f"{schedule.seed}.py"))
+    thread = threading.Thread(target=lambda: said.append(room["reward"]([np.zeros(2, np.uint8)], ["a cat"], [{}])))
+    victim.place(schedule, tmp_path).mkdir(parents=True)
+    (victim.place(schedule, tmp_path) / "metrics.jsonl").write_text("{}\n" * victim.HELD)
+    victim.hold(schedule, tmp_path).touch()
+    thread.start()
+    thread.join(1.0)
+    assert not said
+    victim.hold(schedule, tmp_path).unlink()
+    thread.join(10.0)
+    assert said == [([-1.0], {})]
 
 
 @pytest.fixture(scope="module")
