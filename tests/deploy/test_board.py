@@ -11,6 +11,7 @@ import urllib.request
 from collections import defaultdict
 from typing import Any
 
+import promql_parser
 import pytest
 
 from deploy import board, cluster
@@ -22,8 +23,10 @@ from deploy.log import Wandb
 from deploy.prepare import prepare
 from deploy.session import Session
 
-PANELS: list[dict[str, Any]] = json.loads(DASHBOARD.read_text())["panels"]
+BOARD: dict[str, Any] = json.loads(DASHBOARD.read_text())
+PANELS: list[dict[str, Any]] = BOARD["panels"]
 QUERIES = [target["expr"] for panel in PANELS for target in panel.get("targets", [])]
+(WINDOWS,) = [variable["query"].split(",") for variable in BOARD["templating"]["list"] if variable["name"] == "window"]
 ASKED = {name for query in QUERIES for name in re.findall(r"ray_ddpo_\w+", query)}
 BUSY = """
 import os
@@ -40,6 +43,29 @@ def test_every_query_asks_for_the_run_that_is_chosen():
     assert len(QUERIES) > 30
     for query in QUERIES:
         assert len(re.findall("ray_ddpo_", query)) == len(re.findall(r'\{run="\$run"', query)), query
+
+
+def filled(query: str, window: str) -> str:
+    """A query as Grafana sends it, with its variables replaced; one that the dashboard does not have stays."""
+    return query.replace("$run", "small").replace("$window", window)
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_every_query_is_promql(window):
+    for query in QUERIES:
+        promql_parser.parse(filled(query, window))
+
+
+@pytest.mark.parametrize("query", [query.removesuffix(")") for query in QUERIES if query.endswith(")")])
+def test_a_query_without_its_last_parenthesis_is_none(query):
+    with pytest.raises(ValueError, match="unclosed left parenthesis"):
+        promql_parser.parse(filled(query, WINDOWS[0]))
+
+
+@pytest.mark.parametrize("query", ["rate(ray_ddpo_step[$time])", "rat(ray_ddpo_step[$window])", "rate(ray_ddpo_step)"])
+def test_a_variable_or_function_that_nobody_knows_is_none(query):
+    with pytest.raises(ValueError, match=r"'\$'|unknown function|expected type"):
+        promql_parser.parse(filled(query, WINDOWS[0]))
 
 
 def test_panels_have_ids_of_their_own_and_places_that_do_not_overlap():

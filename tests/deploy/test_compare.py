@@ -65,6 +65,12 @@ def test_variants_change_the_recipe_and_words_change_all(comparison):
     assert sampling.learner.minibatch == 8 and sampling.seed == 5 and sampling.steps == 2
 
 
+@pytest.mark.parametrize("name", names())
+def test_every_comparison_that_ships_is_whole(name):
+    found = read(name, [])
+    assert found.name == name and found.about and len(found.runs) > 1
+
+
 def test_the_algorithms_are_compared_at_equal_reward_queries():
     assert "algorithms" in names()
     runs = read("algorithms", ["rewards.jpeg.kind=incompressibility"]).runs
