@@ -274,6 +274,36 @@ def test_an_image_in_flight(ddpo, copy):
     assert answer.code == 2 and "it is in flight, that is drawn, but its step is not learned yet" in answer.err
 
 
+def on_first_read(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object], of: str = "policies") -> None:
+    """Let something happen while the audit reads the first policy of a checkpoint, or of all."""
+    read, happened = Path.read_bytes, list[Path]()
+
+    def reading(path: Path) -> bytes:
+        content = read(path)
+        if path.suffix == ".msgpack" and of in path.parts and not happened:
+            happened.append(path)
+            happens()
+        return content
+
+    monkeypatch.setattr(Path, "read_bytes", reading)
+
+
+def test_a_run_that_finishes_a_step_while_it_is_audited_adds_up(copy, tmp_path, monkeypatch):
+    shutil.copytree(copy, tmp_path / "later")
+    ended_too_early(copy)
+    (copy / "result.json").unlink()
+    on_first_read(monkeypatch, lambda: shutil.copytree(tmp_path / "later", copy, dirs_exist_ok=True))
+    found = audit(copy)
+    assert found.problems == [] and (found.steps, found.in_flight) == (4, 8)
+    assert (copy / "checkpoints" / "000005").is_dir() and audit(copy).steps == 5
+
+
+def test_a_checkpoint_that_is_pruned_while_it_is_read_is_left_out(copy, monkeypatch):
+    on_first_read(monkeypatch, lambda: shutil.rmtree(copy / "checkpoints" / "000005"), "checkpoints")
+    found = audit(copy)
+    assert found.problems == [] and found.kept == 3 and not (copy / "checkpoints" / "000005").exists()
+
+
 def test_policies_of_checkpoints_only(train, ddpo, tmp_path):
     run = tmp_path / "runs" / "small"
     assert train("checkpoints.policies=checkpoints", "steps=1").code == 0 and not (run / "policies").exists()
