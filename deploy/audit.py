@@ -92,7 +92,7 @@ def opened(path: Path) -> tuple[RunFolder, Run]:
 
 def _snapshot(folder: RunFolder) -> tuple[int, list[Line], Ledger, dict[str, Any]]:
     """Newest checkpoint's step (0 where there is none), metrics.jsonl, ledger and result of one moment, though the run
-    may be going on: it writes a step's lines before its checkpoint, so the checkpoint is looked for before the lines."""
+    may be going on: it writes a step's lines before its checkpoint, so that is looked for before they are read."""
     for _ in range(TRIES):
         newest = max((int(path.name) for path in checkpoint.steps(folder.checkpoints)), default=0)
         rows, ledger, result = folder.metrics(), read(folder.ledger_file), _result(folder)

@@ -35,15 +35,14 @@ def kept(folder: RunFolder) -> Iterator[tuple[Path, Policy | None]]:
     """All policies on disk, those in checkpoints too; None where one is damaged. A run that goes on may prune some in
     the meantime: these are left out."""
     for pattern in ("policies/[0-9]*.msgpack", "checkpoints/[0-9]*/policies/[0-9]*.msgpack"):
-        for name in sorted(glob(pattern, root_dir=folder.path)):  # Path.glob raises where a folder vanishes under it
+        for path in _there(folder.path, pattern):
             with suppress(FileNotFoundError):
-                yield folder.path / name, _read(folder.path / name)
+                yield path, _read(path)
 
 
 def find(folder: RunFolder, version: int, digest: str) -> Policy:
     """The policy of this version and digest; raises LedgerError where it was not kept."""
-    names = sorted(glob(f"[0-9]*/policies/{version:06d}.msgpack", root_dir=folder.checkpoints))
-    in_checkpoints = [folder.checkpoints / name for name in names]
+    in_checkpoints = _there(folder.checkpoints, f"[0-9]*/policies/{version:06d}.msgpack")
     for path in [folder.policies / _name(version, digest), *in_checkpoints]:
         with suppress(FileNotFoundError):
             if (policy := _read(path)) and policy.digest == digest:
@@ -59,6 +58,11 @@ def find(folder: RunFolder, version: int, digest: str) -> Policy:
 
 def _name(version: int, digest: str) -> str:
     return f"{version:06d}-{digest[:12]}.msgpack"
+
+
+def _there(folder: Path, pattern: str) -> list[Path]:
+    """Paths that match, in their order. Not by Path.glob, which raises where a folder vanishes under it."""
+    return [folder / name for name in sorted(glob(pattern, root_dir=folder))]  # noqa: PTH207
 
 
 def _read(path: Path) -> Policy | None:

@@ -7,13 +7,18 @@ import random
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
+from learning import local_pools
 from terminal import Answer, result, write_run
 
+from actors.prompts import Draw, source
+from ddpo.errors import DeliveryError
+from deploy import ledger
 from deploy.__main__ import main
 from deploy.audit import audit
 from deploy.folder import RunFolder
@@ -272,6 +277,14 @@ def test_an_image_in_flight(ddpo, copy):
     rewrite(copy, [line for line in lines(copy) if '"step": 5, "image"' not in line])
     answer = ddpo("replay", copy, "39")
     assert answer.code == 2 and "it is in flight, that is drawn, but its step is not learned yet" in answer.err
+
+
+def test_receipts_of_other_images_are_not_entered(make_run):
+    samplers, rewards, learner = local_pools(run := make_run())
+    scored = rewards.score(samplers.sample(Draw(run, source(run.prompts))(0), learner.policy())).wait()
+    assert [line["image"] for line in ledger.fates(scored, 1)] == list(range(8))
+    with pytest.raises(DeliveryError, match="image 4 where image 0 is due"):
+        list(ledger.fates(replace(scored, receipts=scored.receipts[::-1]), 1))
 
 
 def on_first_read(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object], of: str = "policies") -> None:
