@@ -112,9 +112,9 @@ def _steer(options: argparse.Namespace) -> int:
 
 
 def _simulate(options: argparse.Namespace) -> None:
-    from deploy.simulate import table
+    from deploy.sweep import table
 
-    for line in table(options.words, options.time, options.samplers, options.call, options.bandwidth):
+    for line in table(options):
         print(line, flush=True)
 
 

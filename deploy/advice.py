@@ -30,7 +30,8 @@ class Advice:
         if self.limits == "lag":
             return f"the stages wait for one another: lag {self.more} higher, {gain}"
         if self.limits == "learner":
-            return "the learner limits you; more samplers or reward workers would not help"
+            return ("the learner limits you; more samplers or reward workers would not help, learner.ranks on more "
+                    "GPUs or, where memory allows, a larger learner.micro_batch would")
         return f"{self.limits} {'limit' if self.limits == 'samplers' else 'limits'} you: +{self.more} workers, {gain}"
 
 

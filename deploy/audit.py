@@ -63,7 +63,7 @@ class Audit:
 def audit(path: Path) -> Audit:
     """Audit a run folder; raises InputError where it is none."""
     folder, run = opened(path)
-    rows, ledger, result = _snapshot(folder)
+    newest, rows, ledger, result = _snapshot(folder)
     stored, damaged = _stored(folder)
     counted = [line for row in rows for line in ledger.images.get(row["step"], [])]
     batches = [(step, _size(lines[0])) for step, lines in ledger.batches.items()]
@@ -75,7 +75,7 @@ def audit(path: Path) -> Audit:
         in_flight=sum(size for step, size in batches if step > len(rows)),
         lags=dict(Counter(line["step"] - 1 - line["version"] for line in counted)),
         policies=len(versions), kept=len(versions & {version for _, version, _ in stored}),
-        problems=[*_problems(folder, run, rows, ledger, result, stored), *damaged],
+        problems=[*_problems(newest, run, rows, ledger, result, stored), *damaged],
     )
 
 
@@ -90,14 +90,23 @@ def opened(path: Path) -> tuple[RunFolder, Run]:
     return folder, load(folder.config_file)
 
 
-def _snapshot(folder: RunFolder) -> tuple[list[Line], Ledger, dict[str, Any]]:
-    """metrics.jsonl, ledger and result of one moment, though the run may be going on."""
+def _snapshot(folder: RunFolder) -> tuple[int, list[Line], Ledger, dict[str, Any]]:
+    """Newest checkpoint's step (0 where there is none), metrics.jsonl, ledger and result of one moment, though the run
+    may be going on: it writes a step's lines before its checkpoint, so that is looked for before they are read."""
     for _ in range(TRIES):
-        rows, ledger = folder.metrics(), read(folder.ledger_file)
-        result = json.loads(folder.result_file.read_text()) if folder.result_file.exists() else {}
+        newest = max((int(path.name) for path in checkpoint.steps(folder.checkpoints)), default=0)
+        rows, ledger, result = folder.metrics(), read(folder.ledger_file), _result(folder)
         if len(folder.metrics()) == len(rows):
-            return rows, ledger, result
+            return newest, rows, ledger, result
     raise LedgerError(f"the run in {folder.path} writes faster than its ledger is read; audit it when it has ended.")
+
+
+def _result(folder: RunFolder) -> dict[str, Any]:
+    """result.json; empty before the end, and where a resumed run takes it away."""
+    try:
+        return json.loads(folder.result_file.read_text())
+    except FileNotFoundError:
+        return {}
 
 
 def _stored(folder: RunFolder) -> tuple[list[tuple[str, int, str]], list[str]]:
@@ -112,10 +121,9 @@ def _stored(folder: RunFolder) -> tuple[list[tuple[str, int, str]], list[str]]:
 
 
 def _problems(
-    folder: RunFolder, run: Run, rows: Sequence[Line], ledger: Ledger, result: Mapping[str, Any],
+    newest: int, run: Run, rows: Sequence[Line], ledger: Ledger, result: Mapping[str, Any],
     stored: Sequence[tuple[str, int, str]],
 ) -> list[str]:
-    newest = max((int(path.name) for path in checkpoint.steps(folder.checkpoints)), default=0)
     return [
         *balance.book_problems(rows, ledger, newest, result),
         *(text for row in rows for text in balance.step_problems(run, row, ledger)),

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ddpo.delivery import proven
 from ddpo.types import Policy, Prompts, Scored
 
 Line = dict[str, Any]
@@ -37,8 +38,9 @@ def drawn(prompts: Prompts, policy: Policy) -> Line:
 
 
 def fates(scored: Scored, step: int) -> Iterator[Line]:
-    """The lines of a batch's images, in their order."""
-    marks = [(mark, pixels) for mark in scored.receipts for pixels in mark.pixels]
+    """The lines of a batch's images, in their order; raises DeliveryError where the receipts are of other images, whose
+    pixels and weights these lines would then name."""
+    marks = [(mark, pixels) for mark in proven(scored.receipts, scored.prompts.ids) for pixels in mark.pixels]
     for row, (image, (receipt, pixels)) in enumerate(zip(scored.prompts.ids, marks, strict=True)):
         reason, reward = scored.masked.get(image), float(scored.rewards_B[row])
         said = {name: {key: values[row] for key, values in info.items()} for name, info in scored.info.items() if info}

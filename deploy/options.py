@@ -163,17 +163,23 @@ def _add_eval(commands: argparse._SubParsersAction) -> None:
 def _add_simulate(commands: argparse._SubParsersAction) -> None:
     simulate = commands.add_parser(
         "simulate", help="what a run would do on more machines, by its own loop and pools on virtual time",
-        usage="ddpo simulate RUN.toml [table.key=value ...] --time STAGE=SECONDS ... [--samplers N,...]"
-              " [--call SECONDS] [--bandwidth BYTES]",
+        usage="ddpo simulate RUN.toml [table.key=value ...] [--time STAGE=SECONDS ...] [--samplers N,...]"
+              " [--rewards POOL=N,... ...] [--like RUN] [--call SECONDS] [--bandwidth BYTES]",
     )
     simulate.add_argument("words", nargs="+", metavar="RUN.toml table.key=value", help="as of `ddpo train`")
     _add_times(simulate)
-    simulate.add_argument("--samplers", default="", metavar="N,...", help="how many, one line each (those of the run)")
+    simulate.add_argument("--samplers", default="", metavar="N,...", help="how many, one line each: 1,8,64, or 1..1024 "
+                          "for 1, 2, 4, ... 1024 (those of the run)")
+    simulate.add_argument("--rewards", action="append", default=[], metavar="POOL=N,...",
+                          help="how many workers of a pool, as --samplers: one line for each of both; for more pools "
+                               "again")
 
 
 def _add_times(command: argparse.ArgumentParser) -> None:
     command.add_argument("--time", action="append", default=[], metavar="STAGE=SECONDS",
                          help="sample and each reward: of one chunk; learn: of one step; for every stage of the run")
+    command.add_argument("--like", type=Path, metavar="RUN", help="take the stages' times from this run folder, but "
+                         "for those given")
     command.add_argument("--call", type=float, default=0.001, metavar="SECONDS",
                          help="of the driver for one call of a worker (0.001)")
     command.add_argument("--bandwidth", type=float, default=1e9, metavar="BYTES", help="a second into a node (1e9)")
@@ -188,7 +194,6 @@ def _add_plan(commands: argparse._SubParsersAction) -> None:
     )
     plan.add_argument("words", nargs="+", metavar="RUN.toml table.key=value", help="as of `ddpo train`")
     _add_times(plan)
-    plan.add_argument("--like", type=Path, metavar="RUN", help="take the stages' times from this run folder")
     where = plan.add_mutually_exclusive_group()
     where.add_argument("--address", default="", metavar="URL", help="the dashboard of a cluster, to compare with")
     where.add_argument("--cluster", type=Path, metavar="FILE.yaml",

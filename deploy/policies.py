@@ -10,6 +10,8 @@ Consumes `Policy`, produces files and reads them back, proven; waits for the dis
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
+from glob import glob
 from pathlib import Path
 
 from ddpo.config import Run
@@ -30,18 +32,21 @@ def keep(folder: RunFolder, policy: Policy, run: Run) -> None:
 
 
 def kept(folder: RunFolder) -> Iterator[tuple[Path, Policy | None]]:
-    """All policies on disk, those in checkpoints too; None where one is damaged."""
+    """All policies on disk, those in checkpoints too; None where one is damaged. A run that goes on may prune some in
+    the meantime: these are left out."""
     for pattern in ("policies/[0-9]*.msgpack", "checkpoints/[0-9]*/policies/[0-9]*.msgpack"):
-        for path in sorted(folder.path.glob(pattern)):
-            yield path, _read(path)
+        for path in _there(folder.path, pattern):
+            with suppress(FileNotFoundError):
+                yield path, _read(path)
 
 
 def find(folder: RunFolder, version: int, digest: str) -> Policy:
     """The policy of this version and digest; raises LedgerError where it was not kept."""
-    in_checkpoints = sorted(folder.checkpoints.glob(f"[0-9]*/policies/{version:06d}.msgpack"))
+    in_checkpoints = _there(folder.checkpoints, f"[0-9]*/policies/{version:06d}.msgpack")
     for path in [folder.policies / _name(version, digest), *in_checkpoints]:
-        if path.exists() and (policy := _read(path)) and policy.digest == digest:
-            return policy
+        with suppress(FileNotFoundError):
+            if (policy := _read(path)) and policy.digest == digest:
+                return policy
     known = ", ".join(str(number) for number in sorted({policy.version for _, policy in kept(folder) if policy}))
     raise LedgerError(
         f"policy {version} (digest {digest[:12]}) is not in {folder.path}, or not whole, so what it drew cannot be "
@@ -53,6 +58,11 @@ def find(folder: RunFolder, version: int, digest: str) -> Policy:
 
 def _name(version: int, digest: str) -> str:
     return f"{version:06d}-{digest[:12]}.msgpack"
+
+
+def _there(folder: Path, pattern: str) -> list[Path]:
+    """Paths that match, in their order. Not by Path.glob, which raises where a folder vanishes under it."""
+    return [folder / name for name in sorted(glob(pattern, root_dir=folder))]  # noqa: PTH207
 
 
 def _read(path: Path) -> Policy | None:

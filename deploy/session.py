@@ -103,9 +103,11 @@ class Session:
     def log(self, scored: Scored, report: Report) -> None:
         """Everything that happens between two steps, outside the algorithm."""
         self._await(f"files and grids after step {report.version}")
-        self.writing = True
-        fall = self._told(self._write_metrics(scored, report))
-        self.kept = self._state() if self.run.policy.train == "lora" else None
+        metrics = self._metrics(scored, report)
+        fall = self._enter(scored, metrics)
+        if self.stop.requested:  # before anything that may have to be waited for
+            self._checkpoint()
+        self._tell(metrics, fall)
         start = time.perf_counter()
         step, last = report.version, report.version == self.run.steps
         guarding = fall is not None and self.run.guard.action == "stop" and not last
@@ -119,10 +121,8 @@ class Session:
         self.logging = time.perf_counter() - start
         if fall and guarding:
             raise Overoptimised(fall)
-        self.writing = False
         if self.stop.requested and not last:
-            if not due:
-                self._checkpoint()
+            self._checkpoint()
             self._collect()
             self._report()
             raise Interrupted(f"stopped after step {step} of {self.run.steps}; --resume goes on from there.")
@@ -149,31 +149,37 @@ class Session:
             f"If this is but slow, raise stall = {self.run.stall:g}."
         )
 
-    def _told(self, metrics: dict[str, Any]) -> Fall | None:
+    def _enter(self, scored: Scored, metrics: dict[str, Any]) -> Fall | None:
+        """Write the step's lines and then keep what it left, so that no checkpoint is without its lines."""
+        self.writing = True
+        self.folder.append(self.folder.ledger_file, ledger.fates(scored, metrics["step"]))
+        self.folder.append(self.folder.metrics_file, [metrics])
         fall = self.guard.see(metrics)
+        self.kept = self._state() if self.run.policy.train == "lora" else None
+        self.writing = False
+        return fall
+
+    def _tell(self, metrics: dict[str, Any], fall: Fall | None) -> None:
+        self.wandb.scalars(metrics)
+        text = self.progress.show(metrics)
+        if self.board:
+            self.board.step(metrics, text, len(self.learner.policy().message))
         if fall:
             ends = self.run.guard.action == "stop"
             advice = "The run ends here (guard.action)." if ends else 'guard.action = "stop" would end the run here.'
             self.progress.say(f"step {fall.step}: {fall}. {advice}")
-        return fall
 
     def _has_grid(self, step: int) -> bool:
         return step % self.run.images.every == 0 or step == self.run.steps
 
-    def _write_metrics(self, scored: Scored, report: Report) -> dict[str, Any]:
-        """Before the step's checkpoint, so that none is without its line; "log" is the time since the last line's."""
+    def _metrics(self, scored: Scored, report: Report) -> dict[str, Any]:
+        """The step's line of metrics.jsonl; "log" is the time since the last line's."""
         now = time.perf_counter()
         total, self.clock = now - self.clock, now
         waiting = max(0.0, total - report.seconds - self.logging)
         seconds = {**scored.seconds, "learn": report.seconds, "wait": waiting, "log": self.logging, "total": total}
         metrics = record(scored, report, report.version * len(scored.prompts.ids), seconds)
         metrics["workers"] = {**self.samplers.workers, **self.rewards.workers}
-        self.folder.append(self.folder.ledger_file, ledger.fates(scored, report.version))
-        self.folder.append(self.folder.metrics_file, [metrics])
-        self.wandb.scalars(metrics)
-        text = self.progress.show(metrics)
-        if self.board:
-            self.board.step(metrics, text, len(self.learner.policy().message))
         return metrics
 
     def _state(self) -> Checkpoint:
@@ -182,13 +188,18 @@ class Session:
         return Checkpoint(self.learner.step, self.learner.state(), policies, self.advantage.state())
 
     def _keep(self) -> None:
-        """Have what the last step left on disk, in the midst of the next one; `log`, where the run is there, does it
-        itself."""
-        if self.kept and self.kept.step > self.saved and not self.writing:
+        """Have what the last step left on disk, wherever the run is; where it is writing, it does so itself next."""
+        if self.kept and not self.writing:
             self._checkpoint()
 
     def _checkpoint(self) -> None:
-        state = self.kept or self._state()
+        """Save what the last step left, unless that is done, as by `_keep`."""
+        self.writing = True
+        if self.saved != (self.kept or self.learner).step:
+            self._save(self.kept or self._state())
+        self.writing = False
+
+    def _save(self, state: Checkpoint) -> None:
         with guarded(self.folder.checkpoints):
             self.folder.sync()
             checkpoint.save(self.folder.checkpoints, state, self.run, self.prepared.base)

@@ -1,15 +1,15 @@
-"""`ddpo simulate`: what a run would do on more machines than are here, by its own main loop and pools on virtual time.
+"""What a run would do on more machines than are here, by its own main loop and pools on virtual time.
 
-Consumes a `Run` and the times of its stages, produces throughput, idle shares, staleness and bytes moved by number of
-samplers; waits for nothing. Only who works is simulated: a worker that sleeps in the place of one that draws. What the
-driver does for a call is a time of its own, spent one call after the other, as in the one process that the driver is.
+Consumes a `Run` and the times of its stages, produces throughput, idle shares, staleness and bytes moved; waits for
+nothing. Only who works is simulated: a worker that sleeps in the place of one that draws. What the driver does for a
+call is a time of its own, spent one call after the other, as in the one process that the driver is.
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,17 +19,17 @@ from actors.pooled import PooledSamplers
 from actors.prompts import Draw
 from ddpo import loop
 from ddpo.base import BaseModel
-from ddpo.config import Run, chunks
+from ddpo.config import Run
 from ddpo.errors import InputError
-from ddpo.pool import Call, Pool
+from ddpo.pool import Call
 from ddpo.stages import stages
 from ddpo.types import Policy, Prompt, Receipt, Report, Scored, Scores
-from deploy.prepare import chunk_bytes, prepare
-from deploy.recipes import find, named
+from deploy.planning.network import network
+from deploy.prepare import chunk_bytes
 from deploy.virtual import VirtualControl
 from rewards.pooled import PooledRewards
 
-POLICY = 3.2e6  # bytes of a LoRA of rank 4 on Stable Diffusion 1.5's attention
+STEPS = 40  # that are simulated, at most
 NOTHING: dict[str, Any] = dict.fromkeys((part.name for part in dataclasses.fields(Report)), 0.0)
 
 
@@ -52,8 +52,14 @@ class Times:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a simulated run did. workers: the most of each pool; idle shares are of the whole time, the learner's of a
-    step."""
+    """What a simulated run did.
+
+    workers: the most of each pool
+    idle:    shares of the time that a pool's workers were there; the learner's is of a step
+    driver:  the busy share of the whole time
+    lag:     mean over the steps
+    bytes_per_step: see deploy.planning.network
+    """
 
     workers: Mapping[str, int]
     seconds_per_step: float
@@ -85,6 +91,7 @@ class Sleeper:
 
     def __init__(self, times: Times, driver: Driver, seconds: float) -> None:
         self.times, self.driver, self.seconds, self.version = times, driver, seconds, -1
+        self.since, self.until = asyncio.get_running_loop().time(), float("inf")
 
     async def ready(self) -> None:
         """At once."""
@@ -105,15 +112,17 @@ class Sleeper:
         return [scores, None, Receipt(ids, policy.version, policy.digest, self.seconds, zeros, ())]
 
     def kill(self) -> None:
-        """Nothing to end."""
+        """Leave the pool."""
+        self.until = asyncio.get_running_loop().time()
 
 
 @dataclass(frozen=True)
 class SleepingStaff:
-    """deploy.staff.Staff whose workers sleep."""
+    """deploy.staff.Staff whose workers sleep. hired: all that ever were there, by pool."""
 
     times: Times
     driver: Driver
+    hired: dict[str, list[Sleeper]] = field(default_factory=dict)
 
     def put(self, value: Any) -> Any:
         """The value itself."""
@@ -125,7 +134,17 @@ class SleepingStaff:
         """A sleeper with the role's time."""
         name = role.partition(":")[2]
         seconds = self.times.rewards[name] if name else self.times.sample
-        return lambda number: Sleeper(self.times, self.driver, seconds)
+        crew = self.hired.setdefault(name or "samplers", [])
+
+        def begin(number: int) -> Sleeper:
+            crew.append(Sleeper(self.times, self.driver, seconds))
+            return crew[-1]
+
+        return begin
+
+    def presence(self, name: str, end: float) -> float:
+        """Seconds that a pool's workers were there until `end`, summed over them."""
+        return sum(min(worker.until, end) - worker.since for worker in self.hired[name])
 
 
 class SleepingLearner:
@@ -168,53 +187,31 @@ def simulate(run: Run, base: BaseModel, prompts: list[Prompt], times: Times) -> 
     try:
         loop.run(run.steps, Draw(run, prompts), samplers, rewards, lambda scored: scored.rewards_B, learner,
                  loop.Policies(run.lag, [learner.policy()]), log)
-        return _outcome(run, times, marks, most, pools, driver, learner)
+        idle = {name: 1 - pool.worked / staff.presence(name, marks[-1]) for name, pool in pools.items()}
+        return _outcome(run, base, times, marks, most, idle, driver, learner)
     finally:
         control.close()
 
 
 def _outcome(
-    run: Run, times: Times, marks: list[float], workers: Mapping[str, int], pools: Mapping[str, Pool], driver: Driver,
-    learner: SleepingLearner,
+    run: Run, base: BaseModel, times: Times, marks: list[float], workers: Mapping[str, int], idle: Mapping[str, float],
+    driver: Driver, learner: SleepingLearner,
 ) -> Outcome:
-    total = marks[-1]
     step = (marks[-1] - marks[0]) / (len(marks) - 1)
-    idle = {name: 1 - pool.worked / (total * max(1, len(pool.members))) for name, pool in pools.items()}
-    idle["learner"] = 1 - times.learn / step
-    moved = bytes_moved(run, times.chunk, times.policy, workers["samplers"])
-    return Outcome(workers, step, run.learner.images_per_step / step, idle,
-                   driver.busy / total, float(np.mean(learner.lags)), moved)
+    moved = sum(network(run, base, times.policy, workers["samplers"]).values())
+    return Outcome(workers, step, run.learner.images_per_step / step, {**idle, "learner": 1 - times.learn / step},
+                   driver.busy / marks[-1], float(np.mean(learner.lags)), moved)
 
 
-def bytes_moved(run: Run, chunk: float, policy: float, samplers: int) -> float:
-    """In a step: every chunk's trajectory to the learner, the policy to every sampler that draws a chunk."""
-    return chunks(run) * chunk + min(chunks(run), samplers) * policy
+def short(run: Run) -> Run:
+    """The run with as many steps as its figures need."""
+    return dataclasses.replace(run, steps=max(2, min(run.steps, STEPS)))
 
 
-def table(
-    words: Sequence[str], spent: Sequence[str], samplers: str, call: float, bandwidth: float
-) -> Iterator[str]:
-    """Lines of a table, one for every number of samplers; raises InputError."""
-    recipe, changes = named(words, "simulate needs a recipe or run file, for example `ddpo simulate demo`.")
-    prepared = prepare(find(recipe, changes))
-    times = given(prepared.run, prepared.base, spent, call, bandwidth)
-    yield "samplers  s/step   images/s  lag   GB/step  driver  idle"
-    for count in _counts(samplers, prepared.run.actors.count):
-        found = simulate(find(recipe, [*changes, f"actors.count={count}"]), prepared.base, prepared.prompts, times)
-        idle = ", ".join(f"{name} {share:.0%}" for name, share in found.idle.items())
-        yield (f"{count:>8}  {found.seconds_per_step:>7.2f}  {found.images_per_second:>8.1f}  {found.lag:<4.1f}"
-               f"  {found.bytes_per_step / 1e9:>7.2f}  {found.driver:>6.1%}  {idle}")
-
-
-def _counts(samplers: str, default: int) -> list[int]:
-    try:
-        return [int(count) for count in samplers.split(",")] if samplers else [default]
-    except ValueError:
-        raise InputError(f"--samplers {samplers}: write numbers with commas between them, such as 1,8,64.") from None
-
-
-def given(run: Run, base: BaseModel, spent: Sequence[str], call: float, bandwidth: float) -> Times:
-    """What was given on the command line; raises InputError where a stage has no time."""
+def given(
+    run: Run, base: BaseModel, spent: Sequence[str], call: float, bandwidth: float, policy: float
+) -> Times:
+    """What was given on the command line, and the bytes of a policy; raises InputError where a stage has no time."""
     known: dict[str, float] = {}
     for stage in spent:
         name, _, seconds = stage.partition("=")
@@ -227,8 +224,7 @@ def given(run: Run, base: BaseModel, spent: Sequence[str], call: float, bandwidt
     if set(known) != set(needed):
         raise InputError(
             f"--time is needed for {', '.join(needed)}, and for nothing else; given: {', '.join(known) or 'none'}. The "
-            "report of a run shows what its stages took."
+            "report of a run shows what its stages took, and --like RUN takes them from there."
         )
-    chunk = chunk_bytes(run, base)
     rewards = {name: known[name] for name in pools}
-    return Times(known["sample"], known["learn"], rewards, call, bandwidth, POLICY, chunk)
+    return Times(known["sample"], known["learn"], rewards, call, bandwidth, policy, chunk_bytes(run, base))

@@ -22,6 +22,7 @@ from torch import Tensor
 from ddpo.base import BaseModel
 from ddpo.condition import Condition
 from ddpo.config import Run
+from ddpo.delivery import proven
 from ddpo.denoiser import Denoiser
 from ddpo.errors import DdpoError, DeliveryError, InputError
 from ddpo.objective import Tally
@@ -256,4 +257,5 @@ class LocalLearner:
 
     def update(self, scored: Any, advantages_B: NDArray[np.float64]) -> Report:
         """Learn from a scored batch whose chunks are the objects themselves."""
-        return self.learner.update([chunk.trajectory for chunk in scored.chunks], advantages_B, scored.kept_B)
+        trajectories = proven([chunk.trajectory for chunk in scored.chunks], scored.prompts.ids)
+        return self.learner.update(trajectories, advantages_B, scored.kept_B)

@@ -20,6 +20,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ddpo.base import BaseModel
 from ddpo.config import Run
+from ddpo.delivery import proven
 from ddpo.errors import DdpoError, DeadlineError, WorkerError
 from ddpo.pool import Lost, numbered
 from ddpo.source import fingerprint
@@ -62,10 +63,14 @@ class LearnerActor(Learner):
         return fingerprint(), *self.published()
 
     def learn(
-        self, trajectories: list[Any], advantages_B: NDArray[np.float64], kept_B: NDArray[np.bool_]
+        self, trajectories: list[Any], ids: Sequence[int], advantages_B: NDArray[np.float64], kept_B: NDArray[np.bool_]
     ) -> tuple[Report, Policy | None, State | None]:
-        """Update; returns the report and, from rank 0, the next policy and the state to rebuild from."""
-        report = self.update(ray.get(trajectories, timeout=self.run.learner.timeout), advantages_B, kept_B)
+        """Update; returns the report and, from rank 0, the next policy and the state to rebuild from.
+
+        Every rank proves the batch to be that of the images `ids` before it meets the others, so all of them refuse it.
+        """
+        fetched = proven(ray.get(trajectories, timeout=self.run.learner.timeout), ids)
+        report = self.update(fetched, advantages_B, kept_B)
         return report, *self.published()
 
     def published(self) -> tuple[Policy | None, State | None]:
@@ -174,10 +179,10 @@ class RayLearner:
 
     def _learn(self, scored: Scored, advantages_B: NDArray[np.float64]) -> Report:
         """One step of all ranks; nothing is published before all have ended it."""
-        trajectories = [chunk.trajectory for chunk in scored.chunks]
+        trajectories, ids = [chunk.trajectory for chunk in scored.chunks], scored.prompts.ids
         label = f"learn step {numbered(self.step + 1, self.run.steps)}"
         calls = [
-            actor.learn.options(num_returns=3, name=label).remote(trajectories, advantages_B, scored.kept_B)
+            actor.learn.options(num_returns=3, name=label).remote(trajectories, ids, advantages_B, scored.kept_B)
             for actor in self.actors
         ]
         self._await([call[0] for call in calls], self.run.learner.timeout, self._late)

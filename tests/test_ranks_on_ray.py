@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import pytest
 import tiny
 from learning import learn, local_pools
 
-from ddpo.errors import DeadlineError
+from actors.prompts import Draw
+from ddpo.errors import DeadlineError, DeliveryError
 from ddpo.runfile import parse
 from ddpo.weights import digest, unpack
 from deploy import cluster
@@ -75,6 +77,15 @@ def test_a_rank_killed_in_the_midst_of_a_step_changes_nothing(make_run, undistur
         assert learn(run, pools, lambda scored, report: learned.append(report.version)) == digest(undisturbed)
         assert pools[2].lives == 2 and learned == [1, 2, 3, 4]
     assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def test_a_batch_in_another_order_is_refused_by_all_ranks_at_once(make_run, ray_cluster):
+    run = make_run(*RANKS, "name=mixed-up")
+    with cluster.pools(prepared := prepare(run)) as (samplers, rewards, learner):
+        scored = rewards.score(samplers.sample(Draw(run, prepared.prompts)(0), learner.policy())).wait()
+        with pytest.raises(DeliveryError, match="image 4 where image 0 is due"):
+            learner.update(replace(scored, chunks=scored.chunks[::-1]), np.ones(8))
+        assert learner.update(scored, np.ones(8)).version == 1 and learner.lives == 1
 
 
 def test_ranks_that_find_no_room_say_what_they_wait_for(make_run, ray_cluster):

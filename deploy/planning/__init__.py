@@ -6,5 +6,5 @@ dashboard of a cluster.
     plan.py       the whole                            table.py   for a person
     memory.py     of a process, on torch's meta device processes.py   one of every role, against GPUs' sizes
     room.py       who would sit where                  nodes.py   of a cluster, or of a cluster file
-    measured.py   stage times of a finished run
+    measured.py   stage times of a finished run        network.py   bytes of a step
 """

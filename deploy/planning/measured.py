@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,12 @@ SLOWER = (  # or faster: what a stage's time hangs on besides its images
     "policy.base", "policy.steps", "policy.guidance", "policy.dtype", "policy.train", "actors.gpus", "learner.gpus",
     "learner.ranks", "learner.inner_epochs", "learner.timestep_fraction",
 )
+
+
+def spent(run: Run, like: Path | None, given: Sequence[str]) -> tuple[list[str], list[str]]:
+    """STAGE=SECONDS, what was measured before what was given, and what to know about it; raises InputError."""
+    there, notes = measured(run, like) if like else ({}, [])
+    return [*(f"{stage}={seconds}" for stage, seconds in there.items()), *given], notes
 
 
 def measured(run: Run, folder: Path) -> tuple[dict[str, float], list[str]]:

@@ -58,8 +58,12 @@ def count(run: Run, base: BaseModel) -> Counted:
     """Everything, on one UNet without data."""
     denoiser = skeleton(run, base)
     parameters = sum(weight.numel() for weight in denoiser.unet.parameters())
-    policy = 4 * sum(weight.numel() for weight in denoiser.trainable.values())
-    return Counted(parameters, policy, sampler(run, base, denoiser), learner(run, base, denoiser))
+    return Counted(parameters, policy_bytes(denoiser), sampler(run, base, denoiser), learner(run, base, denoiser))
+
+
+def policy_bytes(denoiser: Denoiser) -> int:
+    """Of the weights that the learner publishes, in fp32."""
+    return 4 * sum(weight.numel() for weight in denoiser.trainable.values())
 
 
 class Alive(TorchDispatchMode):

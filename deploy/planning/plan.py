@@ -7,7 +7,6 @@ a `Plan`. Waits for the hub (the model's JSON files alone), for servers of rewar
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,12 +16,11 @@ from ddpo.errors import NotHereError
 from deploy import recipes
 from deploy.advice import advise
 from deploy.planning import nodes
-from deploy.planning.measured import measured
+from deploy.planning.measured import spent
+from deploy.planning.network import network, pixels, trajectories
 from deploy.planning.processes import Process, against_gpus, processes
 from deploy.planning.room import Crew, Node, Seats, crews, has_roles, seat
-from deploy.prepare import Prepared, chunk_bytes, prepare
-
-SIMULATED = 40  # steps, at most
+from deploy.prepare import Prepared, prepare
 
 
 @dataclass(frozen=True)
@@ -65,11 +63,12 @@ def plan(options: argparse.Namespace) -> Plan:
     seats, staff = seat(run, there) if there else None, crews(run, has_roles(there) or not there)
     needed, policy = processes(run, base)
     problems, notes = against_gpus(staff, needed, there)
-    spent, warnings = _spent(run, options)
+    said, warnings = spent(run, options.like, options.time)
+    time = _time(prepared, said, policy, options) if prepared and said else None
+    samplers = time.workers["samplers"] if time else run.actors.count
     return Plan(
         run.name, run.policy.base, staff, needed, recipes.stated_memory(recipe),
-        _store(run, base, policy) if base else {}, _network(run, base, policy) if base else {},
-        _time(prepared, spent, policy, options) if prepared and spent else None, seats,
+        _store(run, base, policy) if base else {}, network(run, base, policy, samplers) if base else {}, time, seats,
         lacks=[*(seats.lacks if seats else []), *problems], notes=[*([unknown] if unknown else []), *warnings, *notes],
     )
 
@@ -91,45 +90,18 @@ def _nodes(options: argparse.Namespace) -> list[Node]:
 
 def _store(run: Run, base: BaseModel, policy: int) -> dict[str, float]:
     """Bytes in the object stores of all nodes together: lag + 1 batches, and the policies that draw them."""
-    from deploy.simulate import bytes_moved
-
     batches = run.lag + 1
-    return {
-        "trajectories": batches * bytes_moved(run, chunk_bytes(run, base), 0.0, 0),
-        "images": batches * _pixels(run, base), "policies": float(batches * policy),
-    }
+    return {"trajectories": batches * trajectories(run, base), "images": batches * pixels(run, base),
+            "policies": float(batches * policy)}
 
 
-def _network(run: Run, base: BaseModel, policy: int) -> dict[str, float]:
-    """Bytes a step if every worker is on a node of its own; the first two are those that `ddpo simulate` counts."""
-    from deploy.simulate import bytes_moved
-
-    return {
-        "trajectories": bytes_moved(run, chunk_bytes(run, base), 0.0, 0),
-        "policies": bytes_moved(run, 0.0, policy, run.actors.count),
-        "images": len(run.rewards) * _pixels(run, base),
-    }
-
-
-def _pixels(run: Run, base: BaseModel) -> float:
-    """Bytes of a step's images: three a pixel."""
-    return run.learner.images_per_step * 3.0 * base.image_size**2
-
-
-def _spent(run: Run, options: argparse.Namespace) -> tuple[list[str], list[str]]:
-    """STAGE=SECONDS, what was measured before what was given, and what to know about it."""
-    there, notes = measured(run, options.like) if options.like else ({}, [])
-    return [*(f"{stage}={seconds}" for stage, seconds in there.items()), *options.time], notes
-
-
-def _time(prepared: Prepared, spent: Sequence[str], policy: int, options: argparse.Namespace) -> Time:
+def _time(prepared: Prepared, said: Sequence[str], policy: int, options: argparse.Namespace) -> Time:
     """The run's own loop and pools on virtual time."""
-    from deploy.simulate import given, simulate
+    from deploy.simulate import given, short, simulate
 
     run = prepared.run
-    times = dataclasses.replace(given(run, prepared.base, spent, options.call, options.bandwidth), policy=float(policy))
-    short = dataclasses.replace(run, steps=max(2, min(run.steps, SIMULATED)))
-    found = simulate(short, prepared.base, prepared.prompts, times)
+    times = given(run, prepared.base, said, options.call, options.bandwidth, policy)
+    found = simulate(short(run), prepared.base, prepared.prompts, times)
     work = {name: chunks(run) * seconds for name, seconds in (("samplers", times.sample), *times.rewards.items())}
     advice = str(advise(work, found.workers, times.learn, run.lag, chunks(run)))
     return Time(found.seconds_per_step, found.seconds_per_step * run.steps, found.images_per_second,

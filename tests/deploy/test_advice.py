@@ -48,6 +48,9 @@ def test_following_the_advice_helps_as_much_as_it_says(sample, score, learn, cou
 
 def test_it_is_said_in_a_sentence():
     assert str(Advice("describe", 2, 1.31)) == "describe limits you: +2 workers, about 1.3 times as fast"
+    learner = str(Advice("learner", 0, 1.0))
+    assert learner.startswith("the learner limits you; more samplers or reward workers would not help, ")
+    assert "learner.ranks" in learner and "learner.micro_batch" in learner  # what would
 
 
 def test_there_is_none_while_a_pool_has_nobody_or_in_one_process():

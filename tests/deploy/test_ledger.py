@@ -7,13 +7,18 @@ import random
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
+from learning import local_pools
 from terminal import Answer, result, write_run
 
+from actors.prompts import Draw, source
+from ddpo.errors import DeliveryError
+from deploy import ledger
 from deploy.__main__ import main
 from deploy.audit import audit
 from deploy.folder import RunFolder
@@ -272,6 +277,44 @@ def test_an_image_in_flight(ddpo, copy):
     rewrite(copy, [line for line in lines(copy) if '"step": 5, "image"' not in line])
     answer = ddpo("replay", copy, "39")
     assert answer.code == 2 and "it is in flight, that is drawn, but its step is not learned yet" in answer.err
+
+
+def test_receipts_of_other_images_are_not_entered(make_run):
+    samplers, rewards, learner = local_pools(run := make_run())
+    scored = rewards.score(samplers.sample(Draw(run, source(run.prompts))(0), learner.policy())).wait()
+    assert [line["image"] for line in ledger.fates(scored, 1)] == list(range(8))
+    with pytest.raises(DeliveryError, match="image 4 where image 0 is due"):
+        list(ledger.fates(replace(scored, receipts=scored.receipts[::-1]), 1))
+
+
+def on_first_read(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object], of: str = "policies") -> None:
+    """Let something happen while the audit reads the first policy of a checkpoint, or of all."""
+    read, happened = Path.read_bytes, list[Path]()
+
+    def reading(path: Path) -> bytes:
+        content = read(path)
+        if path.suffix == ".msgpack" and of in path.parts and not happened:
+            happened.append(path)
+            happens()
+        return content
+
+    monkeypatch.setattr(Path, "read_bytes", reading)
+
+
+def test_a_run_that_finishes_a_step_while_it_is_audited_adds_up(copy, tmp_path, monkeypatch):
+    shutil.copytree(copy, tmp_path / "later")
+    ended_too_early(copy)
+    (copy / "result.json").unlink()
+    on_first_read(monkeypatch, lambda: shutil.copytree(tmp_path / "later", copy, dirs_exist_ok=True))
+    found = audit(copy)
+    assert found.problems == [] and (found.steps, found.in_flight) == (4, 8)
+    assert (copy / "checkpoints" / "000005").is_dir() and audit(copy).steps == 5
+
+
+def test_a_checkpoint_that_is_pruned_while_it_is_read_is_left_out(copy, monkeypatch):
+    on_first_read(monkeypatch, lambda: shutil.rmtree(copy / "checkpoints" / "000005"), "checkpoints")
+    found = audit(copy)
+    assert found.problems == [] and found.kept == 3 and not (copy / "checkpoints" / "000005").exists()
 
 
 def test_policies_of_checkpoints_only(train, ddpo, tmp_path):

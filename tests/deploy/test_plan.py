@@ -173,9 +173,9 @@ def test_time_and_bytes_are_the_simulators(run_file):
     assert found.time.advice.startswith("the stages wait for one another")
     assert found.time.seconds == pytest.approx(20 * found.time.seconds_per_step)
     prepared = prepare(load(str(run_file), ["steps=20"]))
-    times = given(prepared.run, prepared.base, TIMES, 0.0, 1e9)
-    there = simulate(prepared.run, prepared.base, prepared.prompts, replace(times, policy=found.network["policies"]))
-    assert there.bytes_per_step == found.network["trajectories"] + found.network["policies"]
+    times = given(prepared.run, prepared.base, TIMES, 0.0, 1e9, found.network["policies"])
+    there = simulate(prepared.run, prepared.base, prepared.prompts, times)
+    assert there.bytes_per_step == sum(found.network.values())
 
 
 def test_pools_that_may_grow_are_grown_before_the_advice(run_file):

@@ -45,9 +45,10 @@ def ends_alike(ddpo: Callable[..., Answer], words: list[str], run_file: Path) ->
     return result(runs / "small")["lora_digest"] == result(runs / "undisturbed")["lora_digest"]
 
 
-def test_a_step_longer_than_the_notice_is_left_and_the_one_before_it_kept(ddpo, slow, run_file, tmp_path):
+@pytest.mark.parametrize("grids", ["images.every=1000", "images.every=1"], ids=["in a step", "while its grid is drawn"])
+def test_a_step_longer_than_the_notice_is_left_and_the_one_before_it_kept(ddpo, slow, run_file, tmp_path, grids):
     act = "os.kill(os.getpid(), signal.SIGTERM); time.sleep(500)"
-    answer = ddpo("train", run_file, "--in-process", *slow(act), "checkpoints.notice=1.5")
+    answer = ddpo("train", run_file, "--in-process", *slow(act), "checkpoints.notice=1.5", grids)
     assert answer.code == 130 and "Stopping after this step, or in 0.75 s, with a checkpoint." in answer.err
     assert "checkpoints.notice = 1.5 s are nearly over; the newest checkpoint is runs/small/checkp" in answer.err
     folder = tmp_path / "runs" / "small"

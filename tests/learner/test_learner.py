@@ -11,6 +11,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
+from learning import local_pools
 from safetensors.numpy import load_file
 
 from actors.prompts import Draw, source
@@ -292,6 +293,25 @@ def test_other_timesteps_are_refused(make_run):
     moved = [dataclasses.replace(t, timesteps_T=t.timesteps_T + 1) for t in trajectories]
     with pytest.raises(DeliveryError, match="timesteps"):
         learner.update(moved, ADVANTAGES, ALL)
+
+
+MIXED_UP = {  # which images' trajectories come, of chunks of four; and what is said
+    "in another order": ([1, 0], "image 4 where image 0 is due"),
+    "twice": ([0, 0], "number 5, image 0 where image 4 is due"),
+    "not all": ([0], "came as 4 of 8 images; .* number 5, none where image 4 is due"),
+    "too many": ([0, 1, 1], "came as 12 of 8 images; .* number 9, image 4 where none is due"),
+}
+
+
+@pytest.mark.parametrize("case", MIXED_UP)
+def test_a_batch_that_is_not_its_prompts_is_refused_and_nothing_is_learned(make_run, case):
+    order, said = MIXED_UP[case]
+    samplers, rewards, learner = local_pools(run := make_run())
+    scored = rewards.score(samplers.sample(Draw(run, source(run.prompts))(0), learner.policy())).wait()
+    mixed = dataclasses.replace(scored, chunks=[scored.chunks[place] for place in order])
+    with pytest.raises(DeliveryError, match=said):
+        learner.update(mixed, ADVANTAGES)
+    assert learner.step == 0 and learner.update(scored, ADVANTAGES).version == 1
 
 
 def test_restored_learner_goes_on_bit_for_bit(make_run):
