@@ -27,7 +27,7 @@ COLUMNS = 4
 
 
 class Gallery:
-    """The grids of a run; `fetch` turns chunks' image references into images, `say` tells of a grid that is left out."""
+    """The grids of a run; `fetch` turns references to images into images, `say` tells of a grid that is left out."""
 
     def __init__(
         self, prompts: Prompts, samplers: Samplers, rewards: Rewards, fetch: Any, folder: RunFolder,

@@ -55,9 +55,7 @@ def _missing(everyone: Collection[Future[Any]], seconds: float) -> set[Future[An
     return missing
 
 
-async def tell_of_lacks(
-    pools: Sequence[Pool], learner: Any, words: Callable[[Sequence[State], bool], Awaitable[str]]
-) -> None:
+async def tell_of_lacks(pools: Sequence[Pool], learner: Any, words: Callable[..., Awaitable[str]]) -> None:
     """Say once of every wait for workers that were added or restarted later what is waited for; it ends nothing, since
     the others work on. Goes on for as long as the loop lives; `words` are those of `lack`."""
     now, waits = asyncio.get_running_loop().time, dict[str, float]()

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import ray
-import torch
 from numpy.typing import NDArray
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
@@ -21,64 +20,11 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from ddpo.base import BaseModel
 from ddpo.config import Run
 from ddpo.control import Control
-from ddpo.deadline import stacks_after
 from ddpo.errors import DdpoError, DeadlineError, WorkerError
 from ddpo.pool import Gone, Lost, numbered
-from ddpo.source import fingerprint
 from ddpo.types import Policy, Report, Scored
-from learner.learner import Learner
-from learner.ranks import Address, Ranks, meeting_point
+from learner.ray_rank import LearnerActor, State
 from learner.recovery import Hung, outlived, stand
-
-State = dict[str, NDArray[Any]]
-HUNG = 0.9  # share of its timeout after which a rank's stacks are written
-
-
-class LearnerActor(Learner):
-    """One rank: a Learner that fetches its trajectories itself, so that they never pass through the driver.
-
-    Each rank fetches all of them: minibatches are drawn from the whole batch, so its share has images of every chunk.
-    """
-
-    def __init__(self, run: Run, base: BaseModel, rank: int) -> None:
-        super().__init__(run, base, Ranks(rank, run.learner.ranks))
-
-    def __repr__(self) -> str:
-        """On Ray's dashboard."""
-        return "learner"
-
-    def meet(self) -> Address:
-        """Where the ranks meet, on this rank's node."""
-        host = ray.util.get_node_ip_address()
-        self.point = meeting_point(host)
-        return host, self.point.port
-
-    def start(self, address: Address | None) -> str:
-        """Join the other ranks at an address; returns which code this rank runs.
-
-        Ranks with a whole GPU each sum on it; those that share one sum on the host, since NCCL wants one for each.
-        """
-        if address:
-            device = self.denoiser.device if self.run.learner.gpus >= 1 else torch.device("cpu")
-            self.ranks.join(address, device, self.run.learner.timeout)
-        return fingerprint()
-
-    def learn(
-        self, trajectories: list[Any], advantages_B: NDArray[np.float64], kept_B: NDArray[np.bool_]
-    ) -> tuple[Report, Policy | None, State | None]:
-        """Update; returns the report and, from rank 0, the next policy and the state to rebuild from.
-
-        Where it hangs, its stacks are in its log before the group ends it.
-        """
-        with stacks_after(HUNG * self.run.learner.timeout):
-            report = self.update(ray.get(trajectories, timeout=self.run.learner.timeout), advantages_B, kept_B)
-            return report, *self.published()
-
-    def published(self) -> tuple[Policy | None, State | None]:
-        """Policy and LoRA's state, a few MB; a whole UNet's, over 10 GB for SD, only where it is asked for."""
-        if self.ranks.rank:
-            return None, None
-        return self.policy(), self.state() if self.run.policy.train == "lora" else None
 
 
 class RayLearner:
