@@ -1,4 +1,4 @@
-"""What a group of ranks outlives, on virtual time: deaths at the start, in a step and in any other work, and one hang."""
+"""What a group of ranks outlives, on virtual time: deaths at the start and over any work, and one hang."""
 
 from __future__ import annotations
 
