@@ -5,6 +5,7 @@ Consumes a `Run`, produces the three pools; waits, with a deadline, for the clus
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 import math
@@ -17,7 +18,7 @@ from typing import Any
 
 from ddpo.config import Run
 from ddpo.control import ControlThread
-from ddpo.errors import InputError, WorkerError
+from ddpo.errors import DeadlineError, InputError, WorkerError
 from ddpo.stages import stages
 from ddpo.types import Images, Rollouts
 from deploy.board import Board
@@ -147,14 +148,14 @@ def pools(prepared: Prepared, board: Board | None = None) -> Iterator[tuple[Any,
     """Samplers, rewards and learner on the connected cluster, started and running this very code."""
     from actors.pooled import PooledSamplers
     from deploy.jobs.mailbox import mind
-    from deploy.staff import Staff
-    from deploy.starting import await_start
+    from deploy.staff import Staff, same_sources
+    from deploy.starting import await_start, lack, tell_of_lacks
     from learner.ray_group import RayLearner
     from rewards.pooled import PooledRewards
 
-    run, base, staff = prepared.run, prepared.base, Staff(prepared.run.name, _environment)
-    learner = RayLearner(run, base, _environment(run.learner.threads), labels_here(run.learner))
-    control = ControlThread()
+    run, base, staff, control = prepared.run, prepared.base, Staff(prepared.run.name, _environment), ControlThread()
+    environment = _environment(run.learner.threads)
+    learner = RayLearner(run, base, environment, labels_here(run.learner), control, same_sources)
     try:
         samplers = PooledSamplers(run, base, control, staff)
         rewards = PooledRewards(run, prepared.reward_sources, control, staff)
@@ -163,6 +164,8 @@ def pools(prepared: Prepared, board: Board | None = None) -> Iterator[tuple[Any,
             control.spawn(board.watch(crews, learner))
         control.spawn(mind(run.name, crews, board.says if board else lambda states: ""))
         await_start(run, control, list(crews.values()), learner)
+        words = functools.partial(asyncio.to_thread, lack, run)
+        control.spawn(tell_of_lacks(list(crews.values()), learner, words))
         yield samplers, rewards, learner
     finally:
         with undisturbed():
@@ -171,9 +174,12 @@ def pools(prepared: Prepared, board: Board | None = None) -> Iterator[tuple[Any,
 
 
 def images(rollouts: Rollouts) -> list[Images]:
-    """The images of a batch that is drawn; a chunk that was lost with its node is drawn again."""
+    """The images of a batch that is drawn; a chunk that was lost with its node is drawn again.
+
+    Raises DeadlineError where they do not come.
+    """
     import ray
-    from ray.exceptions import ObjectLostError
+    from ray.exceptions import GetTimeoutError, ObjectLostError
 
     def fetch(chunk: Any) -> Images:
         try:
@@ -182,7 +188,12 @@ def images(rollouts: Rollouts) -> list[Images]:
             chunk.renew([chunk], FETCH)
             return ray.get(chunk.images, timeout=FETCH)
 
-    return [fetch(chunk) for chunk in rollouts.chunks]
+    try:
+        return [fetch(chunk) for chunk in rollouts.chunks]
+    except GetTimeoutError:
+        raise DeadlineError(f"the images of a chunk did not come within {FETCH:g} s.") from None
+    except ObjectLostError:
+        raise DeadlineError("the images of a chunk were lost with their node twice.") from None
 
 
 def _environment(threads: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Grids of fixed prompts from fixed noise, drawn again as the policy changes: what learning looks like.
 
 Consumes policies, produces `images/STEP.png`, `images/grid.json` and `images/scores.json`. Drawing is submitted through
-the run's own pools and collected later, so that a grid never holds up a step.
+the run's own pools and collected later, so that a grid never holds up a step; one that cannot be fetched is left out.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ddpo.errors import DeadlineError
 from ddpo.loop import Rewards, Samplers
 from ddpo.pictures import shift
 from ddpo.types import Policy, Prompts, Rollouts, Scored
@@ -25,10 +27,14 @@ COLUMNS = 4
 
 
 class Gallery:
-    """The grids of a run; `fetch` turns a chunk's image references into images."""
+    """The grids of a run; `fetch` turns references to images into images, `say` tells of a grid that is left out."""
 
-    def __init__(self, prompts: Prompts, samplers: Samplers, rewards: Rewards, fetch: Any, folder: RunFolder) -> None:
+    def __init__(
+        self, prompts: Prompts, samplers: Samplers, rewards: Rewards, fetch: Any, folder: RunFolder,
+        say: Callable[[str], None],
+    ) -> None:
         self.prompts, self.samplers, self.rewards, self.fetch, self.folder = prompts, samplers, rewards, fetch, folder
+        self.say = say
         self.columns = min(COLUMNS, len(prompts.ids))
         self.pending: list[tuple[int, Rollouts, Any]] = []
 
@@ -42,13 +48,17 @@ class Gallery:
         self.pending.append((policy.version, rollouts, self.rewards.score(rollouts)))
 
     def collect(self) -> list[tuple[int, Image.Image]]:
-        """Write all requested grids; waits for them, and returns them with their steps."""
+        """Write all requested grids; waits for them, and returns those that came with their steps."""
         grids = []
         while self.pending:
             step, rollouts, scoring = self.pending.pop(0)
             scored = scoring.wait()
-            pixels = np.concatenate([images.pixels_BYX3 for images in self.fetch(rollouts)])
-            grids.append((step, self._write(step, pixels, scored)))
+            try:
+                pixels = np.concatenate([images.pixels_BYX3 for images in self.fetch(rollouts)])
+            except DeadlineError as error:
+                self.say(f"The grid of step {step} is left out: {error} The run goes on without it.")
+            else:
+                grids.append((step, self._write(step, pixels, scored)))
         return grids
 
     def _write(self, step: int, pixels_BYX3: NDArray[np.uint8], scored: Scored) -> Image.Image:

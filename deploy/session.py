@@ -50,7 +50,7 @@ class Session:
         self.prepared, self.run, self.folder, self.stop, self.wandb = prepared, prepared.run, folder, stop, wandb
         self.samplers, self.rewards, self.learner, self.board = samplers, rewards, learner, board
         self.draw, self.advantage = Draw(self.run, prepared.prompts), advantage(self.run)
-        self.gallery = Gallery(prepared.fixed, samplers, rewards, fetch, folder)
+        self.gallery = Gallery(prepared.fixed, samplers, rewards, fetch, folder, lambda text: self.progress.say(text))
         watched = [name for name, reward in self.run.rewards.items() if reward.weight == 0]
         self.guard = Guard(self.run.guard, watched, folder.metrics())
         self.moves, self.awaited = 0, ""

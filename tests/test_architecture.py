@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "learner": {"learner", "ddpo"},
     "deploy": set(ROOMS),
 }
-MAY_IMPORT_RAY = {"learner/ray_group.py"}
+MAY_IMPORT_RAY = {"learner/ray_group.py", "learner/ray_rank.py"}
 
 
 def imports(path: Path) -> set[str]:

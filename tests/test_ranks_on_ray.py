@@ -16,7 +16,7 @@ import tiny
 from learning import learn, local_pools
 
 from actors.prompts import Draw
-from ddpo.errors import DeadlineError, DeliveryError
+from ddpo.errors import DeadlineError, DeliveryError, WorkerError
 from ddpo.runfile import parse
 from ddpo.weights import digest, unpack
 from deploy import cluster
@@ -49,15 +49,15 @@ def test_two_ranks_end_near_one(make_run, undisturbed):
         np.testing.assert_allclose(undisturbed[name], array, rtol=0, atol=1e-5, err_msg=name)
 
 
-def doom(step: int) -> Callable[[Any], None]:
-    """What makes a rank die in the midst of a step, while the other one waits for its gradients."""
+def doom(step: int, end: signal.Signals = signal.SIGKILL) -> Callable[[Any], None]:
+    """What makes a rank die, or stop, in the midst of a step, while the other one waits for its gradients."""
 
     def take(learner: Any) -> None:
         proper = learner.ranks.sum_gradients
 
         def sum_gradients(weights: Any) -> None:
             if learner.step + 1 == step:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), end)
             proper(weights)
 
         learner.ranks.sum_gradients = sum_gradients
@@ -86,6 +86,25 @@ def test_a_batch_in_another_order_is_refused_by_all_ranks_at_once(make_run, ray_
         with pytest.raises(DeliveryError, match="image 4 where image 0 is due"):
             learner.update(replace(scored, chunks=scored.chunks[::-1]), np.ones(8))
         assert learner.update(scored, np.ones(8)).version == 1 and learner.lives == 1
+
+
+def test_lost_before_the_first_step_or_hung_in_one_they_are_rebuilt_but_not_of_other_sources(
+    make_run, undisturbed, capsys, monkeypatch
+):
+    import ray
+
+    run = make_run(*RANKS, "name=hung", "learner.timeout=10")
+    with cluster.pools(prepare(run)) as pools:
+        learner = pools[2]
+        ray.kill(learner.actors[0])
+        assert learner.policy().version == 0 and learner.lives == 2
+        ray.get(learner.actors[1].__ray_call__.remote(doom(3, signal.SIGSTOP)), timeout=60)
+        assert learn(run, pools) == digest(undisturbed) and learner.lives == 3
+        assert "step 3 was not learned within learner.timeout = 10 s. The learner" in capsys.readouterr().err
+        monkeypatch.setattr("deploy.staff.fingerprint", lambda: "of another checkout")
+        ray.kill(learner.actors[0])
+        with pytest.raises(WorkerError, match="runs other sources than this driver"):
+            learner.restore(4, learner.state(), learner.known)
 
 
 def test_ranks_that_find_no_room_say_what_they_wait_for(make_run, ray_cluster):

@@ -199,7 +199,8 @@ def test_a_cluster_that_is_too_small_is_said_to_be_so_before_anything_is_given_u
     answer = far(*words, "--runs", str(tmp_path), RAY_ADDRESS=there.head)
     assert answer.code == 1
     waiting, end = answer.err.splitlines()[-2:]
-    assert waiting.startswith("Waiting, ray.timeout = 17 s at most, for 2 of 2 samplers") and "it has 5 CPU" in waiting
+    assert waiting.startswith("Waiting, ray.timeout = 17 s at most, for 2 of 2 samplers")
+    assert ": the cluster has 5 CPU" in waiting
     assert "after ray.timeout = 17 s the cluster has not started 2 of 2 samplers" in end and "lower actors.count" in end
 
 
