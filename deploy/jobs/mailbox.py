@@ -9,13 +9,13 @@ import asyncio
 import dataclasses
 import os
 import re
-import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ddpo.errors import DeadlineError, InputError
 from ddpo.pool import Pool, State
+from deploy.interrupt import ASKED
 
 NAMESPACE = "ddpo"
 EVERY = 1.0  # seconds between two visits of the run
@@ -71,7 +71,7 @@ async def mind(run: str, pools: Mapping[str, Pool], says: Callable[[list[State]]
             if name in pools:
                 pools[name].resize(dataclasses.replace(pools[name].size, low=low, high=high))
         if stopping:
-            os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C: after the step in hand, however long that is
+            os.kill(os.getpid(), ASKED)
         await asyncio.sleep(EVERY)
 
 
