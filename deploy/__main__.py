@@ -1,7 +1,7 @@
 """The command line: `ddpo`, equally `python -m deploy`.
 
-Exit codes: 0 done, or ended by `ddpo stop`, 2 wrong input, 1 anything else, 130 interrupted. No torch is imported before
-a command needs it.
+Exit codes: 0 done, or ended by `ddpo stop`, 2 wrong input, 1 anything else, 130 interrupted. No torch is imported
+before a command needs it.
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ def _submit(options: argparse.Namespace) -> int:
     recipe, changes = named(options.words, "submit needs a recipe or run file, for example `ddpo submit demo`.")
     run = find(recipe, changes)
     words = [recipe if recipe in names() else submission.inside(Path(recipe)), *changes, "--resume", "auto"]
+    submission.check(run)
     client = submission.connect(options.address)
     job = submission.submit(client, run, [*words, *(["--runs", options.runs] if options.runs else [])])
     print(f"Submitted {run.name} as job {job}. `ddpo logs {run.name} --follow`, `ddpo status {run.name}`, "
