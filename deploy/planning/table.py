@@ -9,8 +9,8 @@ from deploy.planning.processes import Process
 from deploy.planning.room import Crew, Seats
 from deploy.report.scale import duration, size
 
-UP_NOW = ("these are the nodes that are up now; the autoscaler may start more, which --cluster FILE counts, with the file "
-          "that the cluster was made from")
+UP_NOW = ("these are the nodes that are up now; the autoscaler may start more, which --cluster FILE counts, with the "
+          "file that the cluster was made from")
 COLUMNS = {"weights": "weights", "learning": "gradients, Adam", "activations": "activations", "cuda": "CUDA itself"}
 
 
