@@ -65,7 +65,7 @@ async def mind(run: str, pools: Mapping[str, Pool], says: Callable[[list[State]]
 
 
 async def _call(box: Any, pools: Mapping[str, Pool], says: Callable[[list[State]], str]) -> None:
-    """Visit the box until that fails; then it is gone for others too."""
+    """Visit the box until that fails or the run ends; then it is gone for others too, and its name is free."""
     import ray
 
     try:
@@ -73,9 +73,8 @@ async def _call(box: Any, pools: Mapping[str, Pool], says: Callable[[list[State]
             async with asyncio.timeout(VISIT):
                 await _visit(box, pools, says)
             await asyncio.sleep(EVERY)
-    except Exception:
+    finally:
         ray.kill(box)
-        raise
 
 
 async def _visit(box: Any, pools: Mapping[str, Pool], says: Callable[[list[State]], str]) -> None:

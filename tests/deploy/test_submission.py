@@ -83,7 +83,8 @@ with visiting(sys.argv[1]):
 """
 RUNNING = """
 from deploy.jobs import submission
-print([job.submission_id for job in submission.connect({url!r}).list_jobs() if not job.status.is_terminal()])
+jobs = [job for job in submission.connect({url!r}).list_jobs() if job.submission_id]
+print([job.submission_id for job in jobs if not job.status.is_terminal()])
 """
 
 
