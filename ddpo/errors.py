@@ -74,3 +74,7 @@ class WorkerError(DdpoError):
 
 class Interrupted(DdpoError):
     """The user, or a preemption notice, asked the run to stop. Exit code 130."""
+
+
+class Stopped(Interrupted):
+    """`ddpo stop` asked the run to end, and it did: nothing to try again for whoever started it. Exit code 0."""

@@ -1,6 +1,7 @@
 """The command line: `ddpo`, equally `python -m deploy`.
 
-Exit codes: 0 done, 2 wrong input, 1 anything else, 130 interrupted. No torch is imported before a command needs it.
+Exit codes: 0 done, or ended by `ddpo stop`, 2 wrong input, 1 anything else, 130 interrupted. No torch is imported
+before a command needs it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from ddpo.errors import DdpoError, InputError, Interrupted
+from ddpo.errors import DdpoError, InputError, Interrupted, Stopped
 from deploy.options import read
 
 
@@ -87,6 +88,7 @@ def _submit(options: argparse.Namespace) -> int:
     recipe, changes = named(options.words, "submit needs a recipe or run file, for example `ddpo submit demo`.")
     run = find(recipe, changes)
     words = [recipe if recipe in names() else submission.inside(Path(recipe)), *changes, "--resume", "auto"]
+    submission.check(run)
     client = submission.connect(options.address)
     job = submission.submit(client, run, [*words, *(["--runs", options.runs] if options.runs else [])])
     print(f"Submitted {run.name} as job {job}. `ddpo logs {run.name} --follow`, `ddpo status {run.name}`, "
@@ -204,6 +206,8 @@ def _run(options: argparse.Namespace) -> int:
         return code or 0
     except BrokenPipeError:  # the reader of `ddpo recipes | head` has gone; nothing more can be told to it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Stopped as error:
+        return _end(str(error), 0)
     except Interrupted as error:
         return _end(str(error), 130)
     except (KeyboardInterrupt, SystemExit):  # while Ray starts, SIGTERM raises the latter

@@ -1,6 +1,7 @@
 """Being asked to stop: the first Ctrl-C or SIGTERM ends the run after the step in hand, the second at once.
 
 After SIGTERM, which a machine sends before it is taken away, the second comes by itself; see checkpoints.notice.
+`ddpo stop` ends it after the step in hand, however often it is said.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+ASKED = signal.SIGUSR1  # what the run sends itself where `ddpo stop` was said
+SIGNALS = (signal.SIGINT, signal.SIGTERM, ASKED)
 STEP = 0.5  # of the notice is for the step in hand, the rest for leaving: ending a cluster may take some seconds
 
 
@@ -24,24 +26,60 @@ class Stop:
     """
 
     def __init__(self, notice: float) -> None:
-        self.requested, self.stepping, self.late = False, False, False
+        self.stepping, self.late, self.keeping = False, False, False
+        self.came: set[int] = set()
+        self.unheard: list[int] = []
         self.keep: Callable[[], None] = lambda: None
         self.timer = threading.Timer(STEP * notice, self._leave)
         self.timer.daemon = True
 
+    @property
+    def requested(self) -> bool:
+        """Whether anything asked for it."""
+        return bool(self.came)
+
+    @property
+    def asked(self) -> bool:
+        """Whether `ddpo stop` did."""
+        return ASKED in self.came
+
+    @property
+    def signalled(self) -> bool:
+        """Whether Ctrl-C or SIGTERM did."""
+        return bool(self.came - {ASKED})
+
     def __call__(self, signum: int, frame: FrameType | None) -> None:
-        """The signal handler."""
-        at_once = self.requested or not self.stepping
-        self.requested = True
-        if at_once:
-            raise KeyboardInterrupt
-        limit = ""
-        if signum == signal.SIGTERM:
-            limit = f", or in {self.timer.interval:.3g} s"
+        """The signal handler. The first SIGTERM is a notice whatever came before it."""
+        if self.keeping:
+            self.unheard.append(signum)
+            return
+        first, again = signum not in self.came, self.signalled and signum != ASKED
+        notice = first and signum == signal.SIGTERM
+        self.came.add(signum)
+        if notice and self.stepping:
             self.timer.start()
+        if signum == signal.SIGTERM:
+            self._keep()
+        if (again and not notice) or (first and not self.stepping):
+            raise KeyboardInterrupt
+        if first:
+            self._tell(signum)
+
+    def _keep(self) -> None:
+        """Nothing breaks it off: signals that come meanwhile are heard after it."""
+        self.keeping, self.unheard = True, []
+        try:
             self.keep()
-        # not print(): the signal may come in the middle of another print, which Python refuses to enter again
-        os.write(2, f"\nStopping after this step{limit}, with a checkpoint. Once more stops at once.\n".encode())
+        finally:
+            self.keeping = False
+        for signum in self.unheard:
+            self(signum, None)
+
+    def _tell(self, signum: int) -> None:
+        """Not print(): the signal may come in the midst of another print, which Python refuses to enter again."""
+        limit = f", or in {self.timer.interval:.3g} s" if signum == signal.SIGTERM else ""
+        more = "`ddpo stop` asked for it." if signum == ASKED else "Once more stops at once."
+        os.write(2, f"\nStopping after this step{limit}, with a checkpoint. {more}\n".encode())
 
     def _leave(self) -> None:
         """Not setitimer: ddpo.deadline has the process's alarm."""
@@ -56,14 +94,14 @@ class Stop:
             raise KeyboardInterrupt
 
     def install(self) -> None:
-        """Handle SIGINT and SIGTERM."""
+        """Handle all of SIGNALS."""
         for number in SIGNALS:
             signal.signal(number, self)
 
 
 @contextmanager
 def stoppable(notice: float) -> Iterator[Stop]:
-    """Handle SIGINT and SIGTERM in the block."""
+    """Handle all of SIGNALS in the block."""
     stop, before = Stop(notice), {number: signal.getsignal(number) for number in SIGNALS}
     stop.install()
     try:
@@ -76,7 +114,7 @@ def stoppable(notice: float) -> Iterator[Stop]:
 
 @contextmanager
 def whole() -> Iterator[None]:
-    """Put the first SIGINT or SIGTERM off to the end of a block that starts processes, and raise KeyboardInterrupt
+    """Put the first of SIGNALS off to the end of a block that starts processes, and raise KeyboardInterrupt
     there: Python drops what is raised while it forks, so the signal would be lost. The second is not put off."""
     noted: list[int] = []
 
@@ -97,7 +135,7 @@ def whole() -> Iterator[None]:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Ignore SIGINT and SIGTERM in a block that cleans up: it is short, and half of it would leave things behind."""
+    """Ignore SIGNALS in a block that cleans up: it is short, and half of it would leave things behind."""
     before = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
     try:
         yield

@@ -190,7 +190,8 @@ def _add_plan(commands: argparse._SubParsersAction) -> None:
         "plan", help="before any GPU is paid for: who goes where, memory, network, time, what a cluster lacks",
         usage="ddpo plan RUN.toml [table.key=value ...] [--time STAGE=SECONDS ...] [--like RUN] "
               "[--address URL | --cluster FILE.yaml] [--call SECONDS] [--bandwidth BYTES] [--json]",
-        epilog="Exit codes: 0 the run fits (or no cluster was given), 3 the cluster lacks something, 2 wrong input.",
+        epilog="Exit codes: 0 the run fits (or no cluster was given, or it may start more "
+               "nodes), 3 the cluster lacks something, 2 wrong input.",
     )
     plan.add_argument("words", nargs="+", metavar="RUN.toml table.key=value", help="as of `ddpo train`")
     _add_times(plan)

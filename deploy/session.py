@@ -16,7 +16,7 @@ from actors.prompts import Draw
 from ddpo import loop
 from ddpo.advantage import advantage
 from ddpo.config import chunks
-from ddpo.errors import Interrupted
+from ddpo.errors import Interrupted, Stopped
 from ddpo.types import Prompts, Report, Scored
 from deploy import advice, ledger
 from deploy.board import Board
@@ -125,7 +125,8 @@ class Session:
             self._checkpoint()
             self._collect()
             self._report()
-            raise Interrupted(f"stopped after step {step} of {self.run.steps}; --resume goes on from there.")
+            kind = Stopped if self.stop.asked else Interrupted
+            raise kind(f"stopped after step {step} of {self.run.steps}; --resume goes on from there.")
         self._await(f"samples and scores of step {step + 1}")
 
     def _await(self, what: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpo.config import Run
-from ddpo.errors import CheckpointError, InputError, Interrupted
+from ddpo.errors import CheckpointError, InputError, Interrupted, Stopped
 from ddpo.types import Rollouts
 from deploy import cluster
 from deploy.board import Board
@@ -46,7 +46,8 @@ def train(prepared: Prepared, runs: Path, resume: str | None, in_process: bool) 
             _run(prepared, folder, saved, in_process, stop)
         except KeyboardInterrupt:
             why = f"checkpoints.notice = {prepared.run.checkpoints.notice:g} s are nearly over" if stop.late else ""
-            raise Interrupted(_left(folder, why or "stopped at once")) from None
+            kind = Stopped if stop.asked and not stop.signalled else Interrupted
+            raise kind(_left(folder, why or "stopped at once")) from None
     return folder
 
 

@@ -115,11 +115,24 @@ async def _next(stream: AsyncIterator[str]) -> str | None:
 
 
 def _print(lines: list[str]) -> None:
-    for line in lines:
-        if not any(mark in line for mark in RAYS_OWN):
-            print(line, flush=True)
+    for line in own(lines):
+        print(line, flush=True)
+
+
+def own(lines: list[str]) -> list[str]:
+    """Those of what a job has printed that are the run's, and not Ray's."""
+    return [line for line in lines if not any(mark in line for mark in RAYS_OWN)]
 
 
 def printed(client: Any, job: str) -> None:
     """Print what a job has printed so far."""
     _print(client.get_job_logs(job).splitlines())
+
+
+def last(client: Any, job: str) -> str:
+    """The last thing that a job has printed; "" where it printed nothing, or its log went with its node."""
+    try:
+        said = own(client.get_job_logs(job).splitlines())
+    except (OSError, RuntimeError):
+        return ""
+    return next((line for line in reversed(said) if line.strip()), "")

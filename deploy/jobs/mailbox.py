@@ -9,16 +9,19 @@ import asyncio
 import dataclasses
 import os
 import re
-import signal
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ddpo.errors import DeadlineError, InputError
 from ddpo.pool import Pool, State
+from deploy.interrupt import ASKED
 
 NAMESPACE = "ddpo"
 EVERY = 1.0  # seconds between two visits of the run
+VISIT = 120.0  # seconds for one; the first waits for the box to start
 ANSWER = 60.0  # seconds that `ddpo scale` waits for the run to take a wish
 ASK = 10.0  # seconds for the mailbox to answer
 
@@ -51,28 +54,67 @@ class Mailbox:
 
 
 async def mind(run: str, pools: Mapping[str, Pool], says: Callable[[list[State]], str]) -> None:
-    """Keep the mailbox of a run for as long as the loop lives; `says` puts into a sentence how far it is. Its visits
-    are none of the dashboard's tasks. It lives where the run's driver does: on another node it would be out of reach
-    for as long as Ray takes to see that node's end, just when somebody wants to know how the run stands."""
+    """Keep a mailbox for a run for as long as the loop lives, another where that is lost; `says` puts into a sentence
+    how far the run is."""
+    from ray.exceptions import RayError
+
+    while True:
+        with suppress(RayError, TimeoutError):
+            await _call(_box(run), pools, says)
+        await asyncio.sleep(EVERY)
+
+
+async def _call(box: Any, pools: Mapping[str, Pool], says: Callable[[list[State]], str]) -> None:
+    """Visit the box until that fails or the run ends; then it is gone for others too, and its name is free."""
     import ray
+
+    try:
+        while True:
+            async with asyncio.timeout(VISIT):
+                await _visit(box, pools, says)
+            await asyncio.sleep(EVERY)
+    finally:
+        ray.kill(box)
+
+
+async def _visit(box: Any, pools: Mapping[str, Pool], says: Callable[[list[State]], str]) -> None:
+    states = [pool.state() for pool in pools.values()]
+    news = {"says": says(states), "pools": [dataclasses.asdict(state) for state in states]}
+    wishes, stopping = await box.visit.remote(news)
+    for name, low, high in wishes:
+        if name in pools:
+            pools[name].resize(dataclasses.replace(pools[name].size, low=low, high=high))
+    if stopping:
+        os.kill(os.getpid(), ASKED)
+
+
+def _box(run: str) -> Any:
+    """A new one with the run's name or, where another run on the cluster has that, with the next number, as run folders
+    have it. Its visits are none of the dashboard's tasks. It lives where the run's driver does: on another node it
+    would be out of reach for as long as Ray takes to see that node's end, just when somebody wants to know how the run
+    stands."""
+    import ray
+    from ray.exceptions import ActorAlreadyExistsError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     # a soft wish is not heard for an actor that reserves nothing: it is put on any node
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    box = ray.remote(Mailbox).options(
-        name=_name(run), namespace=NAMESPACE, num_cpus=0, max_restarts=-1, max_task_retries=-1, get_if_exists=True,
-        enable_task_events=False, scheduling_strategy=here,
-    ).remote()
+    settings: dict[str, Any] = {
+        "namespace": NAMESPACE, "num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "enable_task_events": False,
+        "scheduling_strategy": here,
+    }
+    name, number = run, 1
     while True:
-        states = [pool.state() for pool in pools.values()]
-        news = {"says": says(states), "pools": [dataclasses.asdict(state) for state in states]}
-        wishes, stopping = await box.visit.remote(news)
-        for name, low, high in wishes:
-            if name in pools:
-                pools[name].resize(dataclasses.replace(pools[name].size, low=low, high=high))
-        if stopping:
-            os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C: after the step in hand, however long that is
-        await asyncio.sleep(EVERY)
+        try:
+            box = ray.remote(Mailbox).options(name=_name(name), **settings).remote()
+        except ActorAlreadyExistsError:
+            number += 1
+            name = f"{run}-{number}"
+            continue
+        if name != run:
+            print(f"Note: another run {run!r} is on the cluster; `ddpo status {name}`, `ddpo scale {name}` and "
+                  f"`ddpo stop {name}` are of this one.", file=sys.stderr, flush=True)
+        return box
 
 
 def _name(run: str) -> str:

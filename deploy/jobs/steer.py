@@ -14,7 +14,7 @@ from typing import Any
 
 from ddpo.errors import InputError
 from deploy.cluster import visiting
-from deploy.jobs import mailbox, submission
+from deploy.jobs import following, mailbox, submission
 
 AGAIN = 3.0  # seconds between two looks of --watch
 
@@ -24,8 +24,9 @@ def steer(options: argparse.Namespace) -> int:
     url = _far(options.address)
     if url:
         client = submission.connect(url)
-        if options.run and (job := submission.newest(client, options.run)).status.is_terminal():
-            print(_ended(options.run, job), flush=True)
+        jobs = submission.jobs(client, options.run) if options.run else []
+        if jobs and jobs[0].status.is_terminal():
+            print(_ended(client, options.run, jobs[0]), flush=True)
             return int(options.command != "status")
         return submission.there(client, _words(options))
     with visiting(options.address):
@@ -38,13 +39,16 @@ def _far(address: str) -> str:
     """The dashboard's URL where that is what is known of the cluster, else ""."""
     if "://" in address:
         return address
-    return "" if address or "RAY_ADDRESS" in os.environ else os.environ.get("RAY_API_SERVER_ADDRESS", "")
+    near = os.environ.get("RAY_ADDRESS", "")
+    return "" if address or (near and not submission.is_url(near)) else submission.told()
 
 
-def _ended(run: str, job: Any) -> str:
+def _ended(client: Any, run: str, job: Any) -> str:
     """How a run that was submitted has ended: Ray's word for it, and the run's last one."""
-    said = (job.message or "it left no word").splitlines()[-1].removeprefix("ddpo: ")
-    return f"{run} goes on no more: {said} (job {job.submission_id}, {job.status.value})"
+    lost = job.status.value == "FAILED" and job.driver_exit_code is None  # Ray alone knows why
+    theirs = (job.message or "it left no word").splitlines()[-1]
+    said = theirs if lost else following.last(client, job.submission_id) or theirs
+    return f"{run} goes on no more: {said.removeprefix('ddpo: ')} (job {job.submission_id}, {job.status.value})"
 
 
 def _words(options: argparse.Namespace) -> list[str]:

@@ -11,6 +11,7 @@ import logging
 import os
 import shlex
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,19 @@ ANSWER = 60.0  # seconds between two bytes of an answer
 
 def dashboard(address: str) -> str:
     """The URL as given, else as Ray's own commands find it."""
-    found = address or os.environ.get("RAY_API_SERVER_ADDRESS", "") or LOCAL
+    found = address or told() or LOCAL
     return found if "://" in found else f"http://{found}"
+
+
+def told() -> str:
+    """What the environment says of a dashboard; "" where it says nothing. RAY_ADDRESS may be one, or that of a node."""
+    node = os.environ.get("RAY_ADDRESS", "")
+    return os.environ.get("RAY_API_SERVER_ADDRESS", "") or (node if is_url(node) else "")
+
+
+def is_url(address: str) -> bool:
+    """Whether it is of a dashboard."""
+    return address.startswith(("http://", "https://"))
 
 
 def connect(address: str) -> Any:
@@ -92,9 +104,33 @@ def inside(path: Path) -> str:
         ) from None
 
 
+def check(run: Run) -> None:
+    """Raises InputError where the run names files that its job would not find: it runs in a copy of the checkout. What
+    an absolute path leads to on the cluster is not known here."""
+    paths = {f"rewards.{name}.path": reward.path for name, reward in run.rewards.items()}
+    paths["prompts.path"] = run.prompts.path
+    if lost := [f"{key} = {path!r}" for key, path in paths.items() if path and not _goes_along(Path(path))]:
+        raise InputError(
+            f"{', '.join(lost)}: no such file is uploaded. A job runs in a copy of {ROOT} without what .gitignore and "
+            ".rayignore name, and a relative path leads from there. Copy the file into the checkout and give its path "
+            "in it, or give an absolute path that is there on the cluster."
+        )
+
+
+def _goes_along(path: Path) -> bool:
+    from ray._private.runtime_env.packaging import get_excludes_from_ignore_files
+
+    if path.expanduser().is_absolute():
+        return True
+    place = (ROOT / path).resolve()
+    if not (place.is_file() and place.is_relative_to(ROOT)):
+        return False
+    return not any(left_out(place) for left_out in get_excludes_from_ignore_files(ROOT, include_gitignore=True))
+
+
 def submit(client: Any, run: Run, words: list[str]) -> str:
     """Start `ddpo train WORDS` as a job of the cluster; its id. Raises InputError where such a run is on it."""
-    if found := [job for job in _jobs(client, run.name) if not job.status.is_terminal()]:
+    if found := [job for job in jobs(client, run.name) if not job.status.is_terminal()]:
         raise InputError(
             f"run {run.name!r} is on the cluster already, as job {found[0].submission_id}. `ddpo logs {run.name}` "
             f"follows it, `ddpo stop {run.name}` ends it with a checkpoint from which a new submission goes on; "
@@ -116,15 +152,15 @@ def _start(client: Any, words: list[str], metadata: dict[str, str], name: str) -
         raise WorkerError(f"the cluster does not take the job: {error}") from None
 
 
-def _jobs(client: Any, run: str) -> list[Any]:
+def jobs(client: Any, run: str) -> list[Any]:
     """The jobs of a run, the newest first."""
-    jobs = [job for job in client.list_jobs() if (job.metadata or {}).get("ddpo_run") == run and job.submission_id]
-    return sorted(jobs, key=lambda job: job.start_time or 0, reverse=True)
+    found = [job for job in client.list_jobs() if (job.metadata or {}).get("ddpo_run") == run and job.submission_id]
+    return sorted(found, key=lambda job: job.start_time or 0, reverse=True)
 
 
 def newest(client: Any, run: str) -> Any:
     """The newest job of a run; raises InputError with the runs that there are."""
-    if found := _jobs(client, run):
+    if found := jobs(client, run):
         return found[0]
     names = sorted({job.metadata["ddpo_run"] for job in client.list_jobs() if "ddpo_run" in (job.metadata or {})})
     there = f"Submitted to it: {', '.join(names)}." if names else "Nothing was submitted to it."
@@ -132,5 +168,12 @@ def newest(client: Any, run: str) -> Any:
 
 
 def there(client: Any, words: list[str]) -> int:
-    """Have one of our commands run on the cluster, print what it prints and return its exit code."""
-    return follow(client, _start(client, words, {"ddpo_command": words[0]}, f"{words[0]}-{time.time_ns()}"))
+    """Have one of our commands run on the cluster, print what it prints and return its exit code. Where that is broken
+    off, by Ctrl-C or a network that fails, it ends there too."""
+    name = f"{words[0]}-{time.time_ns()}"
+    try:
+        return follow(client, _start(client, words, {"ddpo_command": words[0]}, name))
+    except BaseException:
+        with suppress(OSError, RuntimeError):  # it never began, or is out of reach
+            client.stop_job(name)
+        raise

@@ -6,6 +6,7 @@ dashboard to answer.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from deploy.jobs.submission import connect, dashboard
 from deploy.planning.room import Node
 
 ANSWER = 20  # seconds for the dashboard
+GROUP = "ray.io/node-group"  # Ray's label with the type of a node, of clusters made by `ray up` or KubeRay
 KUBERNETES = ("RayCluster", "RayJob")
 
 
@@ -30,6 +32,11 @@ def there(address: str) -> list[Node]:
     except RayStateApiException as error:
         raise InputError(f"the dashboard at {dashboard(address)} does not tell its nodes: {error}") from None
     return [_node(node.node_ip, node.resources_total, node.labels) for node in found]
+
+
+def grow(nodes: Sequence[Node]) -> bool:
+    """Whether there may be more nodes than are there: theirs is a cluster with an autoscaler."""
+    return any(GROUP in node.labels for node in nodes)
 
 
 def promised(path: Path) -> list[Node]:

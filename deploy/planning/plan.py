@@ -38,7 +38,8 @@ class Time:
 @dataclass(frozen=True)
 class Plan:
     """Everything that `ddpo plan` tells. store: bytes in flight; network: bytes a step; both by what they are; empty
-    where the model is not here. stated: the GPU memory that the run file's second line states."""
+    where the model is not here. stated: the GPU memory that the run file's second line states. lacks: what of the run
+    cannot start; awaits: what has no room on the nodes that are up, of a cluster that may start more."""
 
     run: str
     model: str
@@ -50,6 +51,7 @@ class Plan:
     time: Time | None
     seats: Seats | None
     lacks: list[str]
+    awaits: list[str]
     notes: list[str]
 
 
@@ -66,10 +68,13 @@ def plan(options: argparse.Namespace) -> Plan:
     said, warnings = spent(run, options.like, options.time)
     time = _time(prepared, said, policy, options) if prepared and said else None
     samplers = time.workers["samplers"] if time else run.actors.count
+    short = seats.lacks if seats else []
+    grows = bool(options.address) and nodes.grow(there)
     return Plan(
         run.name, run.policy.base, staff, needed, recipes.stated_memory(recipe),
         _store(run, base, policy) if base else {}, network(run, base, policy, samplers) if base else {}, time, seats,
-        lacks=[*(seats.lacks if seats else []), *problems], notes=[*([unknown] if unknown else []), *warnings, *notes],
+        lacks=[*([] if grows else short), *problems], awaits=short if grows else [],
+        notes=[*([unknown] if unknown else []), *warnings, *notes],
     )
 
 

@@ -9,6 +9,8 @@ from deploy.planning.processes import Process
 from deploy.planning.room import Crew, Seats
 from deploy.report.scale import duration, size
 
+UP_NOW = ("these are the nodes that are up now; the autoscaler may start more, which --cluster FILE counts, with the "
+          "file that the cluster was made from")
 COLUMNS = {"weights": "weights", "learning": "gradients, Adam", "activations": "activations", "cuda": "CUDA itself"}
 
 
@@ -79,6 +81,9 @@ def _seats(plan: Plan) -> Iterator[str]:
     if plan.seats:
         yield from _rooms(plan.seats, plan.crews)
     yield from (f"  lacks: {lack}" for lack in plan.lacks)
+    if plan.awaits:
+        yield from (f"  no room yet: {lack}" for lack in plan.awaits)
+        yield f"  {UP_NOW}"
 
 
 def _notes(plan: Plan) -> Iterator[str]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from terminal import Started, leftovers, metrics, result
+
+from deploy.interrupt import ASKED, SIGNALS, Stop, stoppable
 
 pytestmark = pytest.mark.timeout(600)  # the waits below end earlier
 
@@ -72,9 +74,66 @@ def test_once_while_the_model_loads_stops_at_once(train, reward_file, tmp_path):
 
 
 def test_handlers_are_put_back(train):
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    before = [signal.getsignal(number) for number in SIGNALS]
     assert train("steps=1").code == 0
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_a_run_that_was_asked_to_stop_ends_well_however_often_it_was_asked(train, reward_file, tmp_path):
+    answer = train(*reward_file(PRESSING.format(presses="{4: 3}", name=ASKED.name)), "steps=4")
+    assert answer.code == 0 and answer.err.count("Stopping after this step, with a checkpoint. `ddpo stop` asked") == 1
+    assert answer.err.endswith("ddpo: stopped after step 2 of 4; --resume goes on from there.\n")
+    assert len(metrics(tmp_path / "runs" / "small")) == 2
+
+
+def test_a_run_that_is_asked_to_stop_before_its_first_step_ends_well_at_once(train, reward_file, tmp_path):
+    source = f"import os, signal\nos.kill(os.getpid(), signal.{ASKED.name})\ndef reward(i, p, m): ..."
+    answer = train(*reward_file(source))
+    assert answer.code == 0 and "before the first checkpoint; nothing was kept" in answer.err
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+@pytest.fixture
+def stop() -> Iterator[Stop]:
+    """The handler in a process that is in the midst of a step."""
+    with stoppable(1000.0) as handler:
+        handler.wait_for_step()
+        yield handler
+
+
+@pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM])
+def test_after_ddpo_stop_a_signal_is_the_first_of_its_kind(stop, name):
+    for number in (ASKED, name, ASKED):
+        signal.raise_signal(number)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(name)
+    assert stop.asked and stop.signalled
+
+
+@pytest.mark.parametrize("before", [[], [ASKED], [signal.SIGINT], [ASKED, signal.SIGINT]])
+def test_sigterm_keeps_what_can_be_kept_whatever_was_asked_for_before(stop, before):
+    kept: list[str] = []
+    stop.keep = lambda: kept.append("kept")
+    for number in [*before, signal.SIGTERM]:
+        signal.raise_signal(number)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGTERM)
+    assert kept == ["kept", "kept"]  # and the second time before anything was raised
+
+
+@pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM])
+def test_a_save_is_not_broken_off_by_further_signals(stop, name):
+    saved: list[str] = []
+
+    def keep() -> None:
+        for part in ("half", "whole") if not saved else ():
+            signal.raise_signal(name)
+            saved.append(part)
+
+    stop.keep = keep
+    with pytest.raises(KeyboardInterrupt):  # once that is over
+        signal.raise_signal(signal.SIGTERM)
+    assert saved == ["half", "whole"]
 
 
 def wait_for(command: Started, happened: Callable[[], object], seconds: float = 240) -> None:

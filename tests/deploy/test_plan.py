@@ -204,6 +204,17 @@ def test_a_cluster_that_lacks_something_ends_with_3(ddpo, run_file, tmp_path):
     assert whole.code == 0 and json.loads(whole.out)["seats"]["nodes"]["learner"] == 1
 
 
+def test_a_cluster_with_an_autoscaler_lacks_nothing_that_it_may_start(ddpo, run_file, monkeypatch):
+    head = a_node("10.0.0.1", 0, role="head")
+    for labels, code in (({}, 3), ({nodes.GROUP: "head"}, 0)):
+        found = [replace(head, labels=head.labels | labels)]
+        monkeypatch.setattr(nodes, "there", lambda address, found=found: found)
+        answer = ddpo("plan", run_file, "--address", "http://head:8265")
+        assert answer.code == code and "1 of 1 samplers (1 CPU each): no node has role=sampler" in answer.out
+        assert ("the autoscaler may start more, which --cluster FILE counts" in answer.out) == (code == 0)
+    assert not nodes.grow([]) and "the run fits" not in answer.out
+
+
 def test_a_model_larger_than_the_gpu_is_a_lack(make_run):
     staff = crews(make_run("learner.gpus=0.5", "learner.accelerator=T4"))
     parts = [Process("learner", "GPU", {"weights": 9e9})]

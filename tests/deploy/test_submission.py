@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from terminal import Answer, metrics
 
 from ddpo.errors import InputError
 from ddpo.source import ROOT
-from deploy.jobs import submission
+from deploy.jobs import steer, submission
 
 TOKEN = "0123456789abcdef" * 4
 PATIENCE = 240.0
@@ -50,6 +51,40 @@ from deploy.jobs import following, submission
 client = submission.connect(sys.argv[1])
 job = client.submit_job(entrypoint="for n in 1 2 3 4 5 6; do echo line $n; sleep 1; done; exit 3")
 sys.exit(following.follow(client, job))
+"""
+
+
+TWINS = """
+import sys, time, ray
+from ddpo.control import ControlThread
+from ddpo.errors import DdpoError
+from deploy.cluster import visiting
+from deploy.jobs import mailbox
+
+def says(run, text, lost=None):
+    try:
+        return mailbox.status(run).startswith(f"{run}: {text}") and mailbox._find(run)._actor_id != lost
+    except DdpoError:
+        return False
+
+with visiting(sys.argv[1]):
+    control = ControlThread()
+    for run, text in (("twin", "the first"), ("twin-2", "the second")):
+        control.spawn(mailbox.mind("twin", {}, lambda states, text=text: text))
+        while not says(run, text):
+            time.sleep(0.2)
+    box = mailbox._find("twin")
+    ray.kill(box)
+    while not says("twin", "the first", box._actor_id):
+        time.sleep(0.2)
+    print("ready", flush=True)
+    sys.stdin.read()
+    control.close()
+"""
+RUNNING = """
+from deploy.jobs import submission
+jobs = [job for job in submission.connect({url!r}).list_jobs() if job.submission_id]
+print([job.submission_id for job in jobs if not job.status.is_terminal()])
 """
 
 
@@ -143,9 +178,10 @@ def test_a_run_is_submitted_steered_stopped_and_gone_on_with(there, model):
     stopped = far("stop", "far", *at)
     assert stopped.code == 0 and "far ends after the step in hand" in stopped.out
     followed = far("logs", "far", "--follow", *at)
-    assert followed.code == 130 and "stopped after step" in followed.out and "job_manager" not in followed.out
+    assert followed.code == 0 and "stopped after step" in followed.out and "job_manager" not in followed.out
     ended = far("status", "far", *at)
     assert ended.code == 0 and ended.out.startswith("far goes on no more: stopped after step ")
+    assert ended.out.endswith("SUCCEEDED)\n")
     assert far("scale", "far", "jpeg=1", *at).code == 1
     learned = len(metrics(there.runs / "far"))
     resumed = far("submit", *words, f"steps={learned + 2}", "--follow", *at)
@@ -159,6 +195,24 @@ def test_a_job_that_fails_passes_its_exit_code_and_reason_on(there):
     failed = far("submit", "demo", "policy.base=/nowhere", "name=lost", "--follow", "--address", there.url)
     assert failed.code == 2 and "/nowhere" in failed.out
     assert far("logs", "nobody", "--address", there.url).err.endswith("Submitted to it: far, lost.\n")
+
+
+@pytest.mark.ray
+def test_runs_that_nobody_submitted_are_told_apart_and_watched_while_one_wants_to(there, tmp_path):
+    secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+    said = tmp_path / "said.txt"
+    with subprocess.Popen([sys.executable, "-c", TWINS, there.head], cwd=ROOT, env=os.environ | secret,
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as twins, said.open("wb") as out:
+        assert twins.stdin and twins.stdout and twins.stdout.readline() == b"ready\n"
+        other = far("status", "twin-2", "--address", there.url)
+        assert other.code == 0 and other.out.startswith("twin-2: the second")
+        watch = [sys.executable, "-m", "deploy", "status", "twin", "--watch"]
+        command = subprocess.Popen(watch, cwd=ROOT, env=os.environ | secret | {"RAY_ADDRESS": there.url}, stdout=out)
+        wait_for(lambda: said.read_text().startswith("twin: the first"), "status")
+        command.send_signal(signal.SIGINT)
+        assert command.wait(PATIENCE) == 130
+        wait_for(lambda: python(RUNNING.format(url=there.url), **secret).stdout == "[]\n", "end of the watching")
+        twins.stdin.close()
 
 
 @pytest.mark.ray
@@ -234,6 +288,26 @@ def test_a_run_file_that_would_not_be_uploaded_is_refused(tmp_path):
     assert submission.inside(ROOT / "deploy" / "recipes" / "demo.toml") == "deploy/recipes/demo.toml"
     with pytest.raises(InputError, match="Copy the run file, and the rewards and prompts that it names, into the"):
         submission.inside(tmp_path / "mine.toml")
+
+
+def test_files_that_would_not_be_uploaded_are_refused_before_anything_is(monkeypatch, make_run):
+    monkeypatch.chdir(ROOT / "tests")  # a job's paths lead from the checkout, wherever one submits from
+    function = ["rewards.mine.kind=function", "prompts.kind=from_file"]
+    submission.check(make_run(*function, "rewards.mine.path=rewards/jpeg.py", "prompts.path=/on/the/cluster.txt"))
+    for path in ("conftest.py", "../conftest.py", "tests/conftest.py"):  # not there, outside, left out by .rayignore
+        with pytest.raises(InputError, match=r"rewards.mine.path = .*, prompts.path = 'no.txt': no such file is upl"):
+            submission.check(make_run(*function, f"rewards.mine.path={path}", "prompts.path=no.txt"))
+
+
+def test_a_dashboard_is_looked_for_where_rays_own_commands_look(monkeypatch):
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_ADDRESS", "https://head:8265")
+    assert steer._far("") == submission.dashboard("") == "https://head:8265"
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://other:8265")
+    assert steer._far("") == submission.dashboard("") == "http://other:8265"
+    assert steer._far("http://mine:1") == submission.dashboard("http://mine:1") == "http://mine:1"
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")  # on a machine of the cluster
+    assert steer._far("") == "" and submission.dashboard("") == "http://other:8265"
 
 
 def test_clients_load_no_torch_and_no_model_library():
