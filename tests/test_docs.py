@@ -38,7 +38,8 @@ NOT_RUN = {  # command of ours: why it is read here, its names looked up, and no
     "scale": "needs a cluster", "stop": "needs a cluster",
 }  # the others are run
 NEEDS = {  # word of a command that could be run: what is not here
-    "--like": "a run that has been", "--address": "a cluster", "policy.base=FOLDER": "a model that reads 77 tokens",
+    "--like": "a run that has been", "1..1024": "a minute of processor", "--address": "a cluster",
+    "policy.base=FOLDER": "a model that reads 77 tokens",
 }
 SHORTER = {"train": "--check", "simulate": "steps=4"}  # what is added: all is resolved and nothing started; few steps
 STANDS_FOR = {  # placeholders of the pages
