@@ -15,6 +15,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -207,10 +208,15 @@ def test_runs_that_nobody_submitted_are_told_apart_and_watched_while_one_wants_t
         other = far("status", "twin-2", "--address", there.url)
         assert other.code == 0 and other.out.startswith("twin-2: the second")
         watch = [sys.executable, "-m", "deploy", "status", "twin", "--watch"]
-        command = subprocess.Popen(watch, cwd=ROOT, env=os.environ | secret | {"RAY_ADDRESS": there.url}, stdout=out)
-        wait_for(lambda: said.read_text().startswith("twin: the first"), "status")
-        command.send_signal(signal.SIGINT)
-        assert command.wait(PATIENCE) == 130
+        heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which is ignored by what runs in the background
+        environment = os.environ | secret | {"RAY_ADDRESS": there.url}
+        with subprocess.Popen(watch, cwd=ROOT, env=environment, stdout=out, preexec_fn=heard) as command:
+            try:
+                wait_for(lambda: said.read_text().startswith("twin: the first"), "status")
+                command.send_signal(signal.SIGINT)
+                assert command.wait(60) == 130
+            finally:
+                command.kill()
         wait_for(lambda: python(RUNNING.format(url=there.url), **secret).stdout == "[]\n", "end of the watching")
         twins.stdin.close()
 

@@ -56,7 +56,7 @@ def server(folder: Path) -> Iterator[int]:
 
 
 def _wait(port: int, process: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while _free(port):
         assert process.poll() is None and time.monotonic() < end, "the S3 server did not start"
         time.sleep(0.05)
