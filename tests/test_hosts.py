@@ -167,7 +167,7 @@ def test_hosts_that_are_cut_off_and_come_back_change_nothing(site, model, tmp_pa
     assert {address for address, _ in site.actors().values()} == {first.address}
 
     assert site.far("stop", "wide").returncode == 0
-    assert follower.wait(PATIENCE) == 130
+    assert follower.wait(PATIENCE) == 0
     assert re.findall(r"^step (\d+)/", said.read_text(), re.M) == [str(n + 1) for n in range(learned(run))]
     assert audit(run).problems == []
     alone = find("demo", [*words_of(model, tmp_path / "quick.py", 0.0), f"steps={learned(run)}"])
