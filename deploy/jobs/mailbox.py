@@ -199,11 +199,12 @@ def _read(wish: str, known: Sequence[str]) -> tuple[str, tuple[int, int]]:
 
 
 def table(states: Sequence[State]) -> str:
-    """The pools, one a line."""
+    """The pools, one a line, and of each why its last worker did not start."""
     width = max([4, *(len(state.name) for state in states)])
     lines = [f"{'pool':<{width}}  workers  starting  limits   waiting  running  s/chunk  load"]
     lines += [
         f"{s.name:<{width}}  {s.workers:>7}  {s.starting:>8}  {f'{s.low}..{s.high}':<7}  {s.waiting:>7}  {s.running:>7}"
         f"  {s.service:>7.2f}  {s.load:.1f}" for s in states
     ]
+    lines += [f"{s.name}: the last worker that should have started did not: {s.trouble}" for s in states if s.trouble]
     return "\n".join(lines)

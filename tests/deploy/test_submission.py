@@ -3,6 +3,7 @@ person is told who has no token, a wrong one, no cluster or another cluster's ve
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shutil
@@ -22,8 +23,9 @@ import pytest
 from terminal import Answer, metrics
 
 from ddpo.errors import InputError
+from ddpo.pool import State
 from ddpo.source import ROOT
-from deploy.jobs import steer, submission
+from deploy.jobs import mailbox, steer, submission
 
 TOKEN = "0123456789abcdef" * 4
 PATIENCE = 240.0
@@ -283,6 +285,14 @@ def test_without_a_cluster_one_is_told_where_it_was_looked_for():
     url = f"http://127.0.0.1:{free_port()}"
     answer = far("submit", "demo", "--address", url)
     assert answer.code == 2 and f"no Ray dashboard answers at {url}" in answer.err and "--address URL" in answer.err
+
+
+def test_the_table_of_pools_says_why_a_worker_did_not_start():
+    state = State("jpeg", 1, 1, 2, 2, 2, 0, 1, 8, 0.02, 0.5, 0, 64)
+    [line] = mailbox.table([state]).splitlines()[1:]
+    assert line.split() == ["jpeg", "1", "1", "2..2", "0", "1", "0.02", "0.5"]
+    said = mailbox.table([dataclasses.replace(state, trouble="no such model")]).splitlines()
+    assert said[2:] == ["jpeg: the last worker that should have started did not: no such model"]
 
 
 def test_an_older_python_is_named_before_anything_else_fails():
