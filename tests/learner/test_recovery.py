@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -14,11 +14,12 @@ from learner.recovery import Hung, outlived, stand
 
 
 class Trio:
-    """Three ranks whose starts, and then whose work, go as they are told: an exception is raised, the rest returned."""
+    """Three ranks whose starts, whose work and what rebuilds them go as they are told: an exception is raised, the rest
+    returned."""
 
-    def __init__(self, starts: list[Any] = [], work: list[Any] = []) -> None:  # noqa: B006
+    def __init__(self, starts: Sequence[Any] = (), work: Sequence[Any] = (), rebuilds: Sequence[Any] = ()) -> None:
         self.step, self.actors = 4, list[Any]()
-        self.starts, self.outcomes = list(starts), list(work)
+        self.starts, self.outcomes, self.rebuilds = list(starts), list(work), list(rebuilds)
         self.lives, self.rebuilt = 0, 0
 
     def start(self) -> None:
@@ -31,6 +32,8 @@ class Trio:
     def rebuild(self) -> None:
         self.rebuilt += 1
         self.start()
+        if self.rebuilds:
+            raise self.rebuilds.pop(0)
 
     def end(self) -> None:
         self.actors = []
@@ -50,8 +53,8 @@ def control() -> Iterator[VirtualControl]:
     control.close()
 
 
-def started(*work: Any) -> Trio:
-    group = Trio(work=list(work))
+def started(*work: Any, rebuilds: Sequence[Any] = ()) -> Trio:
+    group = Trio(work=work, rebuilds=rebuilds)
     group.start()
     return group
 
@@ -106,13 +109,5 @@ def test_a_second_hang_ends_the_run():
 
 
 def test_a_rank_that_dies_while_the_group_is_rebuilt_counts_as_one_in_the_step():
-    group = started(Lost("died"), "done")
-    proper, deaths = group.rebuild, [Lost("died while it restored")]
-
-    def rebuild() -> None:
-        proper()
-        if deaths:
-            raise deaths.pop()
-
-    group.rebuild = rebuild  # type: ignore[method-assign]
+    group = started(Lost("died"), "done", rebuilds=[Lost("died while it restored")])
     assert outlived(group, group.work) == "done" and group.rebuilt == 2
