@@ -2,8 +2,9 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-# Two test files at a time: most of what starts processes waits for them.
-PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5
+# Two test files at a time: most of what starts processes waits for them. A test that takes its process with it ends all:
+# pytest-xdist can wait for ever for what would have come after it (https://github.com/pytest-dev/pytest-xdist/issues/1378).
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --max-worker-restart=0 --durations=5
 
 .PHONY: demo test quick chaos bench check api clean
 

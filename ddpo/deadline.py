@@ -42,7 +42,11 @@ def deadline(seconds: float, what: str) -> Iterator[None]:
 @contextmanager
 def stacks_after(seconds: float, file: TextIO | None = None) -> Iterator[None]:
     """Write where every thread stands, to stderr or an open file, if the block takes longer; nothing is interrupted, C
-    code is shown. A process has one such block at a time."""
+    code is shown. A process has one such block at a time.
+
+    For a process that is about to be killed: the stacks are read without the interpreter's lock, so that threads which
+    still run can crash it (https://github.com/python/cpython/issues/140815).
+    """
     faulthandler.dump_traceback_later(seconds, file=file or sys.stderr)
     try:
         yield

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -22,6 +24,23 @@ def reward(images, prompts, metadata):
     return [float(image.mean()) for image in images], {}
 """
 
+BUSY = """
+import threading, time
+from pathlib import Path
+from deploy.watchdog import write_stacks
+def deep(levels):
+    return levels and deep(levels - 1)
+def busy():
+    while True:
+        deep(50)
+        exec("def made(): return [n for n in range(5)]\\nmade()")
+threading.Thread(target=busy, daemon=True).start()
+with Path("stacks.txt").open("w") as file:
+    for _ in range(50):
+        time.sleep(0.01)
+        write_stacks(file)
+"""
+
 
 def linger(enough: Callable[[], bool]) -> None:
     end = time.monotonic() + 30
@@ -35,7 +54,15 @@ def test_it_speaks_after_the_set_time_and_then_at_growing_pauses(tmp_path):
     with Watchdog(0.1, lambda: 0, told.append, file):
         linger(lambda: len(told) == 3)
     assert [told[0] >= 0.1, told[1] - told[0] >= 0.2, told[2] - told[1] >= 0.4] == [True] * 3
-    assert file.read_text().count("Timeout") >= 3 and "in linger" in file.read_text()
+    stacks = file.read_text()
+    assert stacks.count(": nothing has moved for ") == 3 and stacks.count("Thread MainThread:") == 3
+    assert stacks.count(", in linger") == 3 and stacks.count("Thread watchdog:") == 3
+
+
+def test_threads_that_still_run_do_not_crash_the_process_whose_stacks_are_read(tmp_path):
+    subprocess.run([sys.executable, "-c", BUSY], cwd=tmp_path, check=True, timeout=60)
+    stacks = (tmp_path / "stacks.txt").read_text()
+    assert stacks.count("Thread MainThread:") == 50 and stacks.count(", in busy") == 50
 
 
 def test_after_movement_it_speaks_of_the_new_standstill_only(tmp_path):
