@@ -16,6 +16,7 @@ from learner.checkpoint import BEST, MANIFEST
 
 Row = Mapping[str, Any]
 TRAINED = "reward"
+READ = ("step", "reward_mean", "rewards", "rewards_std")  # of a row; the rest of a long run's need not stay in memory
 
 
 @dataclass(frozen=True)
@@ -38,19 +39,23 @@ class Guard:
     """Looks at every step; remembers what it has said, so that a fall is told once."""
 
     def __init__(self, config: GuardConfig, watched: Sequence[str], rows: Sequence[Row]) -> None:
-        self.config, self.rows = config, list(rows)
+        self.config, self.rows = config, [_read(row) for row in rows]
         self.measures = [] if config.action == "off" else config.measures or list(watched)
         self.told: set[str] = set()
 
     def see(self, row: Row) -> Fall | None:
         """Take the newest step; returns a fall that has not been told yet."""
-        self.rows.append(row)
+        self.rows.append(_read(row))
         for measure in self.measures:
             found = fall(self.rows, measure, self.config)
             if found and measure not in self.told:
                 self.told.add(measure)
                 return found
         return None
+
+
+def _read(row: Row) -> Row:
+    return {key: row[key] for key in READ if key in row}
 
 
 def fall(rows: Sequence[Row], measure: str, config: GuardConfig) -> Fall | None:
