@@ -106,7 +106,7 @@ def _box(run: str) -> Any:
     name, number = run, 1
     while True:
         try:
-            box = ray.remote(Mailbox).options(name=_name(name), **settings).remote()
+            box = ray.remote(Mailbox).options(name=address(name), **settings).remote()
         except ActorAlreadyExistsError:
             number += 1
             name = f"{run}-{number}"
@@ -117,7 +117,8 @@ def _box(run: str) -> Any:
         return box
 
 
-def _name(run: str) -> str:
+def address(run: str) -> str:
+    """The actor's name."""
     return f"{run}/mailbox"
 
 
@@ -182,7 +183,7 @@ def _find(run: str) -> Any:
     if run not in there:
         known = f"On it: {', '.join(there)}." if there else "No run is on it."
         raise InputError(f"no run {run!r} on this cluster. {known}")
-    return ray.get_actor(_name(run), NAMESPACE)
+    return ray.get_actor(address(run), NAMESPACE)
 
 
 def _read(wish: str, known: Sequence[str]) -> tuple[str, tuple[int, int]]:

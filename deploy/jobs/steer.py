@@ -25,7 +25,7 @@ def steer(options: argparse.Namespace) -> int:
     if url:
         client = submission.connect(url)
         jobs = submission.jobs(client, options.run) if options.run else []
-        if jobs and jobs[0].status.is_terminal():
+        if jobs and jobs[0].status.is_terminal() and not _alive(client, options.run):
             print(_ended(client, options.run, jobs[0]), flush=True)
             return int(options.command != "status")
         return submission.there(client, _words(options))
@@ -41,6 +41,11 @@ def _far(address: str) -> str:
         return address
     near = os.environ.get("RAY_ADDRESS", "")
     return "" if address or (near and not submission.is_url(near)) else submission.told()
+
+
+def _alive(client: Any, run: str) -> bool:
+    """Whether a run of that name is on the cluster, which somebody may have started there without submitting it."""
+    return submission.lives(client, mailbox.address(run), mailbox.NAMESPACE)
 
 
 def _ended(client: Any, run: str, job: Any) -> str:

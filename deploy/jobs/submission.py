@@ -10,6 +10,7 @@ import functools
 import logging
 import os
 import shlex
+import signal
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -106,14 +107,17 @@ def inside(path: Path) -> str:
 
 def check(run: Run) -> None:
     """Raises InputError where the run names files that its job would not find: it runs in a copy of the checkout. What
-    an absolute path leads to on the cluster is not known here."""
-    paths = {f"rewards.{name}.path": reward.path for name, reward in run.rewards.items()}
-    paths["prompts.path"] = run.prompts.path
+    an absolute path leads to on the cluster is not known here, nor what a hub has."""
+    paths, models = {"prompts.path": run.prompts.path}, {"policy.base": run.policy.base}
+    for name, reward in run.rewards.items():
+        paths |= {f"rewards.{name}.{key}": getattr(reward, key) for key in ("path", "token_file")}
+        models |= {f"rewards.{name}.{key}": getattr(reward, key) for key in ("model", "processor", "head")}
+    paths |= {key: name for key, name in models.items() if Path(name).exists() or (ROOT / name).exists()}
     if lost := [f"{key} = {path!r}" for key, path in paths.items() if path and not _goes_along(Path(path))]:
         raise InputError(
-            f"{', '.join(lost)}: no such file is uploaded. A job runs in a copy of {ROOT} without what .gitignore and "
-            ".rayignore name, and a relative path leads from there. Copy the file into the checkout and give its path "
-            "in it, or give an absolute path that is there on the cluster."
+            f"{', '.join(lost)}: nothing of that name is uploaded. A job runs in a copy of {ROOT} without what "
+            ".gitignore and .rayignore name, and a relative path leads from there. Copy it into the checkout and "
+            "give its path in it, or give an absolute path that is there on the cluster."
         )
 
 
@@ -123,7 +127,7 @@ def _goes_along(path: Path) -> bool:
     if path.expanduser().is_absolute():
         return True
     place = (ROOT / path).resolve()
-    if not (place.is_file() and place.is_relative_to(ROOT)):
+    if not (place.exists() and place.is_relative_to(ROOT)):
         return False
     return not any(left_out(place) for left_out in get_excludes_from_ignore_files(ROOT, include_gitignore=True))
 
@@ -167,10 +171,20 @@ def newest(client: Any, run: str) -> Any:
     raise InputError(f"no job of a run {run!r} on this cluster. {there}")
 
 
+def lives(client: Any, actor: str, namespace: str) -> bool:
+    """Whether a named actor is on the cluster."""
+    from ray.util.state import list_actors
+
+    wanted = {"name": actor, "ray_namespace": namespace, "state": "ALIVE"}
+    filters: Any = [(key, "=", value) for key, value in wanted.items()]
+    return bool(list_actors(client._address, filters=filters, timeout=int(ANSWER)))
+
+
 def there(client: Any, words: list[str]) -> int:
     """Have one of our commands run on the cluster, print what it prints and return its exit code. Where that is broken
-    off, by Ctrl-C or a network that fails, it ends there too."""
+    off, by Ctrl-C, SIGTERM or a network that fails, it ends there too."""
     name = f"{words[0]}-{time.time_ns()}"
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return follow(client, _start(client, words, {"ddpo_command": words[0]}, name))
     except BaseException:

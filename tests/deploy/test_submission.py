@@ -160,6 +160,21 @@ def python(code: str, **settings: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def watched_until(end: signal.Signals, url: str, environment: dict[str, str], said: Path) -> None:
+    """`ddpo status twin --watch` from afar, ended by a signal as soon as it has said something."""
+    watch = [sys.executable, "-m", "deploy", "status", "twin", "--watch"]
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which is ignored by what runs in the background
+    with said.open("wb") as out, subprocess.Popen(
+        watch, cwd=ROOT, env=environment | {"RAY_ADDRESS": url}, stdout=out, preexec_fn=heard
+    ) as command:
+        try:
+            wait_for(lambda: said.read_text().startswith("twin: the first"), "status")
+            command.send_signal(end)
+            assert command.wait(60) == 130
+        finally:
+            command.kill()
+
+
 @pytest.mark.ray
 def test_a_run_is_submitted_steered_stopped_and_gone_on_with(there, model):
     at = ["--address", there.url]
@@ -202,23 +217,16 @@ def test_a_job_that_fails_passes_its_exit_code_and_reason_on(there):
 
 @pytest.mark.ray
 def test_runs_that_nobody_submitted_are_told_apart_and_watched_while_one_wants_to(there, tmp_path):
-    secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
-    said = tmp_path / "said.txt"
+    secret, at = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}, ["--address", there.url]
+    assert far("submit", "demo", "policy.base=/nowhere", "name=twin", "--follow", *at).code == 2
+    assert far("status", "twin", *at).out.startswith("twin goes on no more: ")
     with subprocess.Popen([sys.executable, "-c", TWINS, there.head], cwd=ROOT, env=os.environ | secret,
-                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as twins, said.open("wb") as out:
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as twins:
         assert twins.stdin and twins.stdout and twins.stdout.readline() == b"ready\n"
-        other = far("status", "twin-2", "--address", there.url)
+        other = far("status", "twin-2", *at)
         assert other.code == 0 and other.out.startswith("twin-2: the second")
-        watch = [sys.executable, "-m", "deploy", "status", "twin", "--watch"]
-        heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which is ignored by what runs in the background
-        environment = os.environ | secret | {"RAY_ADDRESS": there.url}
-        with subprocess.Popen(watch, cwd=ROOT, env=environment, stdout=out, preexec_fn=heard) as command:
-            try:
-                wait_for(lambda: said.read_text().startswith("twin: the first"), "status")
-                command.send_signal(signal.SIGINT)
-                assert command.wait(60) == 130
-            finally:
-                command.kill()
+        for end in (signal.SIGINT, signal.SIGTERM):
+            watched_until(end, there.url, os.environ | secret, tmp_path / f"{end}.txt")
         wait_for(lambda: python(RUNNING.format(url=there.url), **secret).stdout == "[]\n", "end of the watching")
         twins.stdin.close()
 
@@ -311,8 +319,12 @@ def test_files_that_would_not_be_uploaded_are_refused_before_anything_is(monkeyp
     function = ["rewards.mine.kind=function", "prompts.kind=from_file"]
     submission.check(make_run(*function, "rewards.mine.path=rewards/jpeg.py", "prompts.path=/on/the/cluster.txt"))
     for path in ("conftest.py", "../conftest.py", "tests/conftest.py"):  # not there, outside, left out by .rayignore
-        with pytest.raises(InputError, match=r"rewards.mine.path = .*, prompts.path = 'no.txt': no such file is upl"):
+        with pytest.raises(InputError, match=r"prompts.path = 'no.txt', rewards.mine.path = .*: nothing of "):
             submission.check(make_run(*function, f"rewards.mine.path={path}", "prompts.path=no.txt"))
+    submission.check(make_run("policy.base=menagerie", "rewards.jpeg.kind=clipscore", "rewards.jpeg.model=some/hub"))
+    http = ["rewards.jpeg.kind=http", "rewards.jpeg.url=http://server", "rewards.jpeg.token_file=x"]
+    with pytest.raises(InputError, match=r"^rewards.jpeg.token_file = 'x', policy.base = 'support': nothing of that"):
+        submission.check(make_run("policy.base=support", *http))
 
 
 def test_a_dashboard_is_looked_for_where_rays_own_commands_look(monkeypatch):
