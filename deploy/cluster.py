@@ -21,6 +21,7 @@ from ddpo.control import ControlThread
 from ddpo.errors import DeadlineError, InputError, WorkerError
 from ddpo.stages import stages
 from ddpo.types import Images, Rollouts
+from deploy import heap
 from deploy.board import Board
 from deploy.interrupt import undisturbed, whole
 from deploy.placing import labels_here
@@ -51,6 +52,7 @@ def connected(run: Run) -> Iterator[None]:
     else:
         os.environ.update(_private())
     os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] = "1"  # what the other ranks of one that died raise is no news
+    heap.share()
     import ray
 
     try:

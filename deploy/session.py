@@ -23,7 +23,6 @@ from deploy.board import Board
 from deploy.folder import RunFolder, guarded, write
 from deploy.gallery import Gallery
 from deploy.guard import Fall, Guard, mark_best
-from deploy.heap import trim
 from deploy.interrupt import Stop
 from deploy.log import Progress, Wandb, clock, record
 from deploy.policies import keep
@@ -209,7 +208,6 @@ class Session:
                 measure, window = self.run.checkpoints.best, self.run.guard.window
                 mark_best(self.folder.checkpoints, state.step, self.guard.rows, measure, window)
             checkpoint.prune(self.folder.checkpoints, self.run.checkpoints.keep)
-        trim()
         self.saved = state.step
 
     def _collect(self) -> None:

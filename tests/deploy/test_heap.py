@@ -1,28 +1,38 @@
-"""Memory that is free but stuck between what is not."""
+"""How many heaps the threads of a process have."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-HOLES = """
-from pathlib import Path
-from deploy.heap import trim
+THREADS = """
+import ctypes, sys, threading
+from deploy.heap import share
 
-def resident():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+if sys.argv[1] == "shared":
+    share()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
+all_here = threading.Barrier(9)
 
-blocks = [bytes(60_000) for _ in range(2_000)]  # 120 MB, too small each for a mapping of its own
-del blocks[:-1]  # the last one holds the end of the heap
-before = resident()
-trim()
-print(before - resident())
+def take():
+    libc.malloc(1000)
+    all_here.wait()
+
+for _ in range(8):
+    threading.Thread(target=take).start()
+all_here.wait()
+file = ctypes.c_void_p(libc.fopen(b"heaps.xml", b"w"))
+libc.malloc_info(0, file)
+libc.fclose(file)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
-def test_holes_in_the_heap_go_back_to_the_system():
-    done = subprocess.run([sys.executable, "-c", HOLES], capture_output=True, text=True, check=True, timeout=60)
-    assert float(done.stdout) > 60
+@pytest.mark.parametrize(("word", "heaps"), [("shared", {2}), ("their own", {8, 9})])
+def test_eight_threads_have(word, heaps, tmp_path):
+    subprocess.run([sys.executable, "-c", THREADS, word], cwd=tmp_path, check=True, timeout=60)
+    assert Path(tmp_path / "heaps.xml").read_text().count("<heap nr=") in heaps
