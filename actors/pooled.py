@@ -16,10 +16,11 @@ from ddpo.base import BaseModel
 from ddpo.config import Run
 from ddpo.control import Control, within
 from ddpo.deadline import stacks_after
-from ddpo.pool import Call, Pool, numbered
+from ddpo.pool import Pool
 from ddpo.sizing import Size
 from ddpo.source import fingerprint
 from ddpo.types import Chunk, Images, Policy, Prompts, Receipt, Rollouts, Trajectory
+from ddpo.work import Call, numbered
 
 HUNG = 0.9  # share of its timeout after which a sampler's stacks are written
 YIELD = 5  # niceness above the learner's: a batch ahead can wait, the learner is what the next policy waits for

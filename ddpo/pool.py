@@ -14,66 +14,15 @@ import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from ddpo.errors import WorkerError
 from ddpo.sizing import Load, Size
+from ddpo.work import LONGEST_PAUSE, STARTS, Call, Lost, Poison, Worker
 
-STARTS = 5  # workers that die at their start, one after the other, before the pool gives up
-LONGEST_PAUSE = 60.0  # seconds between two of them
 PERIOD = 1.0  # seconds between two looks at the load
-NAMES = 100  # different numbers in the labels of a run's calls
 NODE = 1 / 3  # of a loss, where a worker went with its node: a machine is taken away for reasons of its own
 SMOOTH = 0.2  # weight of the newest job in the mean service time
-
-
-class Lost(Exception):
-    """A worker died, or was killed because it hung; its job can be run elsewhere.
-
-    with_node: its node died, which is seldom the job's doing
-    """
-
-    def __init__(self, what: str, with_node: bool = False) -> None:
-        super().__init__(what)
-        self.with_node = with_node
-
-
-class Gone(Exception):
-    """What a job needs, or has made, was lost with a node and has to be made again."""
-
-
-class Poison(WorkerError):
-    """A job over which one worker after the other was lost."""
-
-
-def numbered(number: int, count: int) -> str:
-    """A number from 0 to `count` in the label of a call, or the range that it is in where there are many: Ray keeps
-    about 30 kB for every name of a call that a driver ever makes."""
-    width = -(-count // NAMES)
-    first = number - number % width
-    return str(number) if width == 1 else f"{first}..{first + width - 1}"
-
-
-@dataclass(frozen=True)
-class Call:
-    """A job: a method of the worker, how many results it has, and what to show of it. Its last result is fetched.
-
-    images: how many it is about
-    """
-
-    method: str
-    arguments: tuple[Any, ...]
-    returns: int = 1
-    label: str = ""
-    images: int = 0
-
-
-class Worker(Protocol):
-    """Who runs jobs. `run` raises Lost where the worker is gone; after that `ready` waits for its replacement."""
-
-    async def ready(self) -> None: ...
-    async def run(self, call: Call) -> list[Any]: ...
-    def kill(self) -> None: ...
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from ddpo import loop
 from ddpo.base import BaseModel
 from ddpo.config import Run
 from ddpo.errors import InputError
-from ddpo.pool import Call
 from ddpo.stages import stages
 from ddpo.types import Policy, Prompt, Receipt, Report, Scored, Scores
+from ddpo.work import Call
 from deploy.planning.network import network
 from deploy.prepare import chunk_bytes
 from deploy.virtual import VirtualControl

@@ -1,6 +1,6 @@
 """Workers on Ray: restartable actors behind the verbs of a pool.
 
-Consumes classes and what they reserve, produces workers (ddpo.pool); waits, in the pools' loop, for their results.
+Consumes classes and what they reserve, produces workers (ddpo.work); waits, in the pools' loop, for their results.
 Ray starts, places and restarts the processes and moves the objects; which job goes where is the pool's.
 """
 
@@ -19,8 +19,8 @@ from ray.exceptions import (
 )
 
 from ddpo.errors import DdpoError, WorkerError, original
-from ddpo.pool import Call, Gone, Lost
 from ddpo.source import fingerprint
+from ddpo.work import Call, Gone, Lost
 from deploy.placing import labels_here
 
 NODE_DIED = "its node has died"  # in what Ray says of an actor that went with its node

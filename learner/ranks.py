@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ddpo.pool import Lost
+from ddpo.work import Lost
 
 Address = tuple[str, int]
 

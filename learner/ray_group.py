@@ -22,8 +22,8 @@ from ddpo.base import BaseModel
 from ddpo.config import Run
 from ddpo.control import Control
 from ddpo.errors import DdpoError, DeadlineError, WorkerError
-from ddpo.pool import Gone, Lost, numbered
 from ddpo.types import Policy, Report, Scored
+from ddpo.work import Gone, Lost, numbered
 from learner.ray_rank import LearnerActor, State
 from learner.recovery import Hung, outlived, stand
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 from ddpo.errors import DeadlineError, WorkerError
-from ddpo.pool import LONGEST_PAUSE, STARTS, Gone, Lost
+from ddpo.work import LONGEST_PAUSE, STARTS, Gone, Lost
 
 T = TypeVar("T")
 TRIES = 3  # losses over one piece of work, before the run gives up

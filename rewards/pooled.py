@@ -15,11 +15,12 @@ from ddpo.config import RewardConfig, Run
 from ddpo.control import Control
 from ddpo.deadline import stacks_after
 from ddpo.errors import DeadlineError, WorkerError
-from ddpo.pool import Call, Gone, Poison, Pool, numbered
+from ddpo.pool import Pool
 from ddpo.sizing import Size
 from ddpo.source import fingerprint
 from ddpo.stages import Stage, stages
 from ddpo.types import Captions, Chunk, Images, Rollouts, Scored, Scores
+from ddpo.work import Call, Gone, Poison, numbered
 from rewards.batch import combine
 from rewards.worker import RewardWorker
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from ddpo.errors import DdpoError, WorkerError
-from ddpo.pool import Call, Lost, Poison, Pool, numbered
+from ddpo.pool import Pool
 from ddpo.sizing import Size, wanted
+from ddpo.work import Call, Lost, Poison, numbered
 from deploy.virtual import VirtualControl
 
 STILLBORN, UNLOADABLE = -1.0, -2.0

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from ddpo.pool import Call, Pool, State
+from ddpo.pool import Pool, State
 from ddpo.sizing import Size
+from ddpo.work import Call
 from deploy import starting
 from deploy.starting import resources, tell_of_lacks
 from deploy.virtual import VirtualControl

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ddpo.errors import DeadlineError, WorkerError
-from ddpo.pool import Gone, Lost
+from ddpo.work import Gone, Lost
 from deploy.virtual import VirtualControl
 from learner.recovery import Hung, outlived, stand
 

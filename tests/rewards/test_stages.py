@@ -15,10 +15,11 @@ import seeing
 from actors.pooled import PooledSamplers
 from ddpo.config import RewardConfig, Run, StageConfig, plain
 from ddpo.errors import RewardError
-from ddpo.pool import Call, Gone, Lost, State
+from ddpo.pool import State
 from ddpo.runfile import parse
 from ddpo.stages import stages
 from ddpo.types import Captions, Images, Policy, Prompts, Receipt, Scored, Scores
+from ddpo.work import Call, Gone, Lost
 from deploy.advice import of
 from deploy.prepare import arithmetic, prepare
 from deploy.simulate import Times, simulate

@@ -16,8 +16,8 @@ from actors.sampler import Sampler
 from ddpo.base import find
 from ddpo.config import Run
 from ddpo.errors import DeliveryError
-from ddpo.pool import Lost
 from ddpo.types import Report
+from ddpo.work import Lost
 from learner.learner import Learner
 from learner.ranks import Ranks, meeting_point
 
