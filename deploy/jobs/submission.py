@@ -172,12 +172,15 @@ def newest(client: Any, run: str) -> Any:
 
 
 def lives(client: Any, actor: str, namespace: str) -> bool:
-    """Whether a named actor is on the cluster."""
+    """Whether a named actor is on the cluster, as far as its dashboard can tell."""
     from ray.util.state import list_actors
+    from ray.util.state.exception import RayStateApiException
 
     wanted = {"name": actor, "ray_namespace": namespace, "state": "ALIVE"}
     filters: Any = [(key, "=", value) for key, value in wanted.items()]
-    return bool(list_actors(client._address, filters=filters, timeout=int(ANSWER)))
+    with suppress(RayStateApiException, OSError, RuntimeError):
+        return bool(list_actors(client._address, filters=filters, timeout=int(ANSWER), raise_on_missing_output=False))
+    return False
 
 
 def there(client: Any, words: list[str]) -> int:
