@@ -18,7 +18,7 @@ from typing import Any
 
 from ddpo.errors import WorkerError
 from ddpo.sizing import Load, Size
-from ddpo.work import LONGEST_PAUSE, STARTS, Call, Lost, Poison, Worker
+from ddpo.work import LONGEST_PAUSE, STARTS, Call, Failed, Lost, Poison, Worker
 
 PERIOD = 1.0  # seconds between two looks at the load
 NODE = 1 / 3  # of a loss, where a worker went with its node: a machine is taken away for reasons of its own
@@ -55,22 +55,27 @@ class State:
 
 @dataclass(order=True)
 class Job:
-    """A job in the queue; the number orders it. losses: workers lost over it; blame: what of that is its own."""
+    """A job in the queue; the number orders it. losses: what became of the workers that tried it."""
 
     number: int
     call: Call = field(compare=False)
     result: asyncio.Future[Any] = field(compare=False)
-    losses: int = field(default=0, compare=False)
-    blame: float = field(default=0.0, compare=False)
+    losses: list[Lost | Failed] = field(default_factory=list, compare=False)
+
+    @property
+    def blame(self) -> float:
+        """How many of them it may have on its conscience."""
+        return sum(NODE if isinstance(loss, Lost) and loss.with_node() else 1.0 for loss in self.losses)
 
 
 @dataclass
 class Member:
-    """A worker of the pool. since: when it began its job, None where it has none; heard: how many workers the pool
-    had lost when this one last said that it is there."""
+    """A worker of the pool. served: it was up before, so that it may be again; since: when it began its job, None where
+    it has none; heard: how many workers the pool had lost when this one last said that it is there."""
 
     worker: Worker
     up: bool = False
+    served: bool = False
     leaving: bool = False
     heard: int = 0
     since: float | None = None
@@ -86,7 +91,8 @@ class Pool:
         self.jobs, self.numbers = itertools.count(), itertools.count()
         self.members: dict[int, Member] = {}
         self.target = size.low
-        self.done, self.lost, self.images, self.failed_starts, self.service, self.worked = 0, 0, 0, 0, 0.0, 0.0
+        self.done, self.lost, self.images, self.service, self.worked = 0, 0, 0, 0.0, 0.0
+        self.failed_starts, self.hopeless, self.pause_ends = 0, 0, 0.0
         self.load = Load(size.cooldown)
         self.broken: Exception | None = None
         self.trouble = ""
@@ -161,10 +167,10 @@ class Pool:
                     self.queue.put_nowait(job)
                     await self._ready(member)
         except Lost as loss:
-            await self._failed_start(loss)
+            await self._failed_start(member, loss)
         except Exception as error:
-            if self.done or self._anyone():  # others could start; the cause may be this one's node
-                await self._failed_start(error)
+            if self.done or self._anyone_but(member):  # others could start; the cause may be this one's node
+                await self._failed_start(member, error)
             else:  # whoever waits for this pool must know
                 self._break(error)
         finally:
@@ -176,16 +182,17 @@ class Pool:
     async def _up(self, member: Member) -> None:
         """It starts, for the first time or again."""
         await self._ready(member)
-        self.failed_starts, self.trouble = 0, ""
+        self.failed_starts, self.hopeless, self.trouble = 0, 0, ""
         self._tell()
 
     async def _ready(self, member: Member) -> None:
         member.up, member.heard = False, self.lost
         await member.worker.ready()
-        member.up = True
+        member.up = member.served = True
 
-    def _anyone(self) -> bool:
-        return any(member.up for member in self.members.values())
+    def _anyone_but(self, member: Member) -> bool:
+        """Whether others are up, or were and may be again."""
+        return any(other.served for other in self.members.values() if other is not member)
 
     async def _attempt(self, member: Member, job: Job) -> None:
         try:
@@ -196,6 +203,8 @@ class Pool:
             self._again(job, loss)
             if not member.leaving:
                 await self._up(member)
+        except Failed as failure:
+            self._again(job, failure)
         except Exception as error:
             _settle(job, error)
         else:
@@ -213,23 +222,31 @@ class Pool:
         finally:
             member.since, self.worked = None, self.worked + now() - start
 
-    def _again(self, job: Job, loss: Lost) -> None:
-        job.losses, job.blame = job.losses + 1, job.blame + (NODE if loss.with_node else 1.0)
-        if job.blame > self.tries - NODE / 2:
-            _settle(job, Poison(f"{job.losses} workers of {self.name} were lost over it; the last one {loss}"))
-        else:
+    def _again(self, job: Job, loss: Lost | Failed) -> None:
+        job.losses.append(loss)
+        if job.blame <= self.tries - NODE / 2:
             self.queue.put_nowait(job)
+        elif isinstance(loss, Failed):
+            _settle(job, loss)
+        else:
+            what = f"{len(job.losses)} workers of {self.name} were lost over it"
+            _settle(job, Poison(f"{what}; the last one {loss}"))
 
-    async def _failed_start(self, cause: Exception) -> None:
-        """Let some time pass before the next one is hired; where nobody else is up, give up after a few."""
-        self.failed_starts, self.trouble = self.failed_starts + 1, str(cause)
-        if self.failed_starts >= STARTS and not self._anyone():
+    async def _failed_start(self, member: Member, cause: Exception) -> None:
+        """Let some time pass before the next one is hired; where nobody else can do the work, give up after a few such
+        pauses. Those that fail together, as after a network did, count once."""
+        now, self.trouble, member.served = asyncio.get_running_loop().time(), str(cause), False
+        if now >= self.pause_ends:
+            self.failed_starts += 1
+            self.hopeless = 0 if self._anyone_but(member) else self.hopeless + 1
+            self.pause_ends = now + min(2.0**self.failed_starts, LONGEST_PAUSE)
+        if self.hopeless >= STARTS:
             self._break(WorkerError(
-                f"{self.failed_starts} workers of {self.name} died at their start, one after the other; the last one "
-                f"{cause}. Look at its log (ray logs, or the dashboard's Actors page)."
+                f"{STARTS} times in a row no worker of {self.name} could start; the last one that tried {cause}. Look "
+                "at its log (ray logs, or the dashboard's Actors page)."
             ))
         else:
-            await asyncio.sleep(min(2.0**self.failed_starts, LONGEST_PAUSE))
+            await asyncio.sleep(self.pause_ends - now)
 
     def _break(self, error: Exception) -> None:
         """Nothing will be done here any more: tell all who wait."""

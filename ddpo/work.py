@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ddpo.errors import WorkerError
 
-STARTS = 5  # workers that die at their start, one after the other, before the pool gives up
+STARTS = 5  # times that nobody can start, with growing pauses between, before the pool gives up
 LONGEST_PAUSE = 60.0  # seconds between two of them
 NAMES = 100  # different numbers in the labels of a run's calls
 
@@ -27,7 +28,8 @@ class Call:
 
 
 class Worker(Protocol):
-    """Who runs jobs. `run` raises Lost where the worker is gone; after that `ready` waits for its replacement."""
+    """Who runs jobs. `run` raises Lost where the worker is gone, after which `ready` waits for its replacement, and
+    Failed where the job should be tried elsewhere."""
 
     async def ready(self) -> None: ...
     async def run(self, call: Call) -> list[Any]: ...
@@ -37,16 +39,20 @@ class Worker(Protocol):
 class Lost(Exception):
     """A worker died, or was killed because it hung; its job can be run elsewhere.
 
-    with_node: its node died, which is seldom the job's doing
+    with_node: whether its node has died too, as far as is known when it is called: it takes a while to be
     """
 
-    def __init__(self, what: str, with_node: bool = False) -> None:
+    def __init__(self, what: str, with_node: Callable[[], bool] = lambda: False) -> None:
         super().__init__(what)
         self.with_node = with_node
 
 
 class Gone(Exception):
     """What a job needs, or has made, was lost with a node and has to be made again."""
+
+
+class Failed(WorkerError):
+    """A worker raised over a job what no message of ours foresees; another one, or a new process, may do it."""
 
 
 class Poison(WorkerError):

@@ -7,24 +7,29 @@ Ray starts, places and restarts the processes and moves the objects; which job g
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import ray
+from ray._private.state import actors
 from ray.exceptions import (
     ActorUnavailableError,
     ObjectLostError,
+    OutOfMemoryError,
     RayActorError,
     RayTaskError,
 )
 
 from ddpo.errors import DdpoError, WorkerError, original
 from ddpo.source import fingerprint
-from ddpo.work import Call, Gone, Lost
+from ddpo.work import Call, Failed, Gone, Lost
 from deploy.placing import labels_here
 
-NODE_DIED = "its node has died"  # in what Ray says of an actor that went with its node
 RETRY = 0.5  # seconds between two questions to an actor that Ray restarts
+LOOK = 5.0  # seconds between two looks at how often it did
+CRASHES = 3  # of a process on its way up, before somebody should hear of them; Ray itself goes on for ever
+BROKEN = 2  # jobs in a row that a process fails at, before it is started anew
 
 
 async def same_sources(reference: Any) -> None:
@@ -33,7 +38,7 @@ async def same_sources(reference: Any) -> None:
         found = await reference
     except ActorUnavailableError:
         raise
-    except RayActorError as error:
+    except (RayActorError, OutOfMemoryError) as error:
         raise original(str(error)) or Lost(f"did not start: {error}") from None
     if found != fingerprint():
         raise WorkerError(
@@ -43,13 +48,33 @@ async def same_sources(reference: Any) -> None:
 
 
 class RayWorker:
-    """One actor. Ray restarts its process wherever it dies; its jobs are not repeated by Ray but by the pool."""
+    """One actor. Ray restarts its process wherever it dies; its jobs are not repeated by Ray but by the pool.
+
+    node: where its process is; failed: jobs in a row that this process failed at
+    """
 
     def __init__(self, actor: Any, timeout: float) -> None:
-        self.actor, self.timeout = actor, timeout
+        self.actor, self.timeout, self.node, self.failed = actor, timeout, "", 0
 
     async def ready(self) -> None:
-        """Wait until it is placed and has loaded; raises our own errors as themselves."""
+        """Wait until it is placed and has loaded; raises our own errors as themselves, and Lost where its process dies
+        over that again and again."""
+        before, coming = (await self._told())[0], asyncio.ensure_future(self._here())
+        try:
+            while not (await asyncio.wait([coming], timeout=LOOK))[0]:
+                if (await self._told())[0] - before >= CRASHES:
+                    raise Lost(f"died {CRASHES} times while it loaded (out of memory? its log may say)")
+            coming.result()
+        finally:
+            coming.cancel()
+        self.node, self.failed = (await self._told())[1], 0
+
+    async def _told(self) -> tuple[int, str]:
+        """How often Ray has restarted it, and its node's id; Ray has a public call for it that needs the dashboard."""
+        found: Any = await asyncio.to_thread(actors, self.actor._actor_id.hex())
+        return (found["NumRestarts"], found["Address"]["NodeID"]) if found else (0, "")
+
+    async def _here(self) -> None:
         while True:
             try:
                 return await same_sources(self.actor.fingerprint.options(name="load").remote())
@@ -63,21 +88,39 @@ class RayWorker:
         references = found if call.returns > 1 else [found]
         try:
             async with asyncio.timeout(self.timeout):
-                return [*references[:-1], await references[-1]]
+                last = await references[-1]
         except TimeoutError:
             ray.kill(self.actor, no_restart=False)
             raise Lost(f"was killed: {call.label!r} took more than {self.timeout:g} s (its log shows where)") from None
-        except RayActorError as error:
-            said = str(error)
-            raise Lost(f"died over {call.label!r}: {said.partition(chr(10))[0]:.160}", NODE_DIED in said) from None
+        except (RayActorError, OutOfMemoryError) as error:
+            what = f"died over {call.label!r}: {str(error).partition(chr(10))[0]:.160}"
+            raise Lost(what, functools.partial(_has_died, self.node)) from None
         except ObjectLostError as error:
             raise Gone(str(error)) from None
         except RayTaskError as error:
-            raise (error.cause if isinstance(error.cause, DdpoError) else WorkerError(str(error))) from None
+            raise self._raised(error) from None
+        self.failed = 0
+        return [*references[:-1], last]
+
+    def _raised(self, error: RayTaskError) -> Exception:
+        """What a job raised. Where it is no error of ours, the process itself may be broken, as after a GPU's fault."""
+        cause = error.cause if isinstance(error.cause, DdpoError) else Failed(str(error))
+        if not isinstance(cause, Failed):
+            return cause
+        self.failed += 1
+        if self.failed < BROKEN:
+            return cause
+        ray.kill(self.actor, no_restart=False)
+        return Lost(f"was started anew, since it failed {BROKEN} times in a row: {cause}")
 
     def kill(self) -> None:
         """End it for good."""
         ray.kill(self.actor, no_restart=True)
+
+
+def _has_died(node: str) -> bool:
+    """Whether Ray knows that a node is gone, which it may learn up to a minute later than it loses its workers."""
+    return any(not found["Alive"] for found in ray.nodes() if found["NodeID"] == node)
 
 
 class Staff:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import ray
 from numpy.typing import NDArray
-from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, ObjectLostError, OutOfMemoryError, RayActorError, RayError, RayTaskError
 from ray.experimental import get_object_locations
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -23,9 +23,9 @@ from ddpo.config import Run
 from ddpo.control import Control
 from ddpo.errors import DdpoError, DeadlineError, WorkerError
 from ddpo.types import Policy, Report, Scored
-from ddpo.work import Gone, Lost, numbered
+from ddpo.work import Failed, Gone, Lost, numbered
 from learner.ray_rank import LearnerActor, State
-from learner.recovery import Hung, outlived, stand
+from learner.recovery import TRIES, Hung, outlived, stand
 
 LOOK = 30_000  # milliseconds to find out where trajectories are
 
@@ -148,7 +148,7 @@ class RayLearner:
         if self.group:  # the other ranks are in the midst of the step, and wait for the one that missed them
             self.end()
         lost = _missing(scored.chunks)
-        lost[0].renew(lost, self.run.actors.timeout)
+        lost[0].renew(lost, TRIES * self.run.actors.timeout + self.run.ray.timeout)  # samplers may be gone too
 
     def end(self) -> None:
         """End all ranks, whatever they are doing."""
@@ -207,8 +207,8 @@ def _ours(error: Exception) -> Exception:
     """What a rank raised, or what became of it."""
     if isinstance(error, RayTaskError):
         known = isinstance(error.cause, DdpoError | Lost | RayActorError | ObjectLostError)
-        return _ours(error.cause) if known else WorkerError(str(error))
-    if isinstance(error, RayActorError):
+        return _ours(error.cause) if known else Failed(str(error))
+    if isinstance(error, RayActorError | OutOfMemoryError):
         return Lost(str(error))
     if isinstance(error, ObjectLostError):
         return Gone(str(error))

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 from ddpo.errors import DeadlineError, WorkerError
-from ddpo.work import LONGEST_PAUSE, STARTS, Gone, Lost
+from ddpo.work import LONGEST_PAUSE, STARTS, Failed, Gone, Lost
 
 T = TypeVar("T")
-TRIES = 3  # losses over one piece of work, before the run gives up
+TRIES = 3  # deaths over one piece of work, before the run gives up
+REDRAWS = 6  # times that what it needs is lost and made again; a zone's machines may go one after the other
+
+RESUME = "`--resume` goes on from the last checkpoint"
+LATE = "Raise it if the step is that long (`--check` prints its arithmetic); where a rank hangs, its log shows where."
 
 
 class Hung(Exception):
@@ -56,41 +61,42 @@ async def stand(group: Group) -> None:
 
 
 def outlived(group: Group, work: Callable[[], T], renew: Callable[[], None] = lambda: None) -> T:
-    """What `work` gives, whichever ranks die over it; where they hang, it has one more try.
+    """What `work` gives, whichever ranks die over it; where they hang or fail at it, it has one more try.
 
     renew: has made again what the work needs and was lost
     """
-    cause, losses, hangs = "", 0, 0
-    while losses < TRIES:
+    happened = Counter[type]()
+    while True:
         try:
             if not group.actors:
                 group.rebuild()
             return work()
-        except Lost as loss:
-            cause, losses = str(loss), losses + 1
-            group.end()
         except Gone as loss:
-            cause, losses = str(loss), losses + 1
+            happened[Gone] += 1
+            if happened[Gone] > REDRAWS:
+                raise WorkerError(_spent(f"what the learner needs was lost {REDRAWS + 1} times", group, loss)) from None
             renew()
-        except Hung as hang:
-            hangs += 1
+        except (Lost, Hung, Failed) as loss:
+            happened[type(loss)] += 1
             group.end()
-            _judge(str(hang), hangs)
-    raise WorkerError(
-        f"the learner died {TRIES} times in step {group.step + 1}: {cause}. `--resume` goes on from the last "
-        "checkpoint once the cause is mended."
-    )
+            _judge(loss, happened[type(loss)], group)
 
 
-def _judge(what: str, hangs: int) -> None:
-    """Say that there is one more try, or raise that there is none."""
-    advice = (
-        "Raise it if the step is that long (`--check` prints its arithmetic); where a rank hangs, its log shows where."
-    )
-    if hangs > 1:
-        raise DeadlineError(
-            f"{what}, nor by ranks that were started once more for it. {advice} `--resume` goes on from the last "
-            "checkpoint."
-        )
-    text = f"{what}. The learner's ranks are ended and started again, for one more try. {advice}"
-    print(text, file=sys.stderr, flush=True)
+def _judge(loss: Exception, times: int, group: Group) -> None:
+    """Raise where there is no more try; where there is one more, say so."""
+    again = "The learner's ranks are ended and started again, for one more try."
+    match loss:
+        case Lost() if times == TRIES:
+            raise WorkerError(_spent(f"the learner died {TRIES} times", group, loss))
+        case Failed() if times > 1:
+            raise loss
+        case Failed():
+            print(f"{loss}\n{again}", file=sys.stderr, flush=True)
+        case Hung() if times > 1:
+            raise DeadlineError(f"{loss}, nor by ranks that were started once more for it. {LATE} {RESUME}.")
+        case Hung():
+            print(f"{loss}. {again} {LATE}", file=sys.stderr, flush=True)
+
+
+def _spent(what: str, group: Group, loss: Exception) -> str:
+    return f"{what} in step {group.step + 1}: {loss}. {RESUME} once the cause is mended."

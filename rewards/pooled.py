@@ -20,12 +20,12 @@ from ddpo.sizing import Size
 from ddpo.source import fingerprint
 from ddpo.stages import Stage, stages
 from ddpo.types import Captions, Chunk, Images, Rollouts, Scored, Scores
-from ddpo.work import Call, Gone, Poison, numbered
+from ddpo.work import Call, Failed, Gone, Poison, numbered
 from rewards.batch import combine
 from rewards.worker import RewardWorker
 
 GRACE = 30.0  # a worker enforces its own timeout; its pool steps in where that did not help (endless C code)
-TRIES = 3  # as often may a chunk take its worker with it, or its images be lost with their node
+TRIES = 3  # as often may a chunk take its worker with it or fail, or its images be lost with their node
 
 
 class RewardActor(RewardWorker):
@@ -43,6 +43,9 @@ class RewardActor(RewardWorker):
         """As RewardWorker's; where no timeout helps, its stacks are in its log before the pool ends it."""
         with stacks_after(self.settings.timeout + GRACE / 2):
             return super()._guarded(chunk, seen)
+
+    def _given_up(self, reason: str) -> str:
+        raise Failed(reason)
 
 
 @dataclass(frozen=True)
@@ -116,13 +119,14 @@ class PooledRewards:
 
     async def _score(self, name: str, drawing: Any) -> Scores:
         chunk = await drawing.here()
-        for _ in range(TRIES):
+        for tried in range(TRIES):
+            chunk = await drawing.again(chunk) if tried else chunk
             try:
                 return await self._through(self.chains[name], chunk)
             except Gone:
-                chunk = await drawing.again(chunk)
-            except Poison as poison:
-                reason = f"reward {name!r}: {poison}"
+                continue
+            except (Failed, Poison) as loss:
+                reason = str(loss) if isinstance(loss, Failed) else f"reward {name!r}: {loss}"
                 return Scores(chunk.receipt.ids, {}, dict.fromkeys(chunk.receipt.ids, reason), {}, {})
         raise WorkerError(f"the images of a chunk were lost with their node {TRIES} times before {name!r} scored them.")
 

@@ -79,8 +79,14 @@ class RewardWorker:
         except ContractError as error:
             raise ContractError(f"{self.title}: {error}") from None
         except (Exception, SystemExit) as error:  # any failure of a reward means the same: no score for these images
-            failures = dict.fromkeys(chunk.ids, f"{self.title} failed: {function.explain(error, self.config.path)}")
+            reason = f"{self.title} failed: {function.explain(error, self.config.path)}"
+            final = isinstance(error, DeadlineError | ServerError)
+            failures = dict.fromkeys(chunk.ids, reason if final else self._given_up(reason))
         return answer, failures, {self.verb: time.perf_counter() - start}
+
+    def _given_up(self, reason: str) -> str:
+        """What is said of the images when a reward goes on raising; where there are other processes, they may try."""
+        return reason
 
     def _ask(self, chunk: Images | Captions, seen: Any) -> Any:
         for _ in range(TRIES - 1):

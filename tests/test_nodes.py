@@ -37,8 +37,10 @@ def nodes(make_run) -> Iterator[Any]:
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # ray.cluster_utils leaves its processes' pipes open
 @pytest.mark.parametrize("lag", [0, 2])
-def test_a_node_that_dies_changes_nothing(make_run, nodes, lag):
+def test_a_node_that_dies_changes_nothing_and_is_known_to_be_dead(make_run, nodes, lag):
     import ray
+
+    from deploy import staff
 
     run = make_run("steps=6", f"lag={lag}", "actors.count=2", f"name=node-{lag}")
 
@@ -47,9 +49,14 @@ def test_a_node_that_dies_changes_nothing(make_run, nodes, lag):
 
         return ray.get_runtime_context().get_node_id()
 
+    hosts = []
+
     def kill(scored: Any, report: Any) -> None:
         if report.version == 3:
             host = ray.get(ray.get_actor(f"{run.name}/sampler-0").__ray_call__.remote(place), timeout=60)
+            hosts.append(host)
             nodes.remove_node(next(n for n in nodes.worker_nodes if n.node_id == host), allow_graceful=False)
 
     assert on_cluster(run, kill) == in_process(run)
+    known = [node["NodeID"] for node in ray.nodes()]
+    assert [node for node in known if staff._has_died(node)] == hosts and len(known) == 3

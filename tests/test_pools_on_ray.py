@@ -12,6 +12,7 @@ import pytest
 import tiny
 from learning import in_process, learn, on_cluster
 
+from ddpo import pool
 from ddpo.config import Run
 from ddpo.errors import InputError, WorkerError
 from ddpo.runfile import parse
@@ -74,6 +75,41 @@ def test_a_reward_that_fails_on_every_third_call_loses_nothing(rewarded, ray_clu
     steady = rewarded("", "name=steady")
     expected = in_process(steady)
     assert on_cluster(rewarded(body, "name=shaky")) == expected
+
+
+def test_a_process_that_fails_for_good_is_started_anew_and_loses_nothing(rewarded, ray_cluster, tmp_path):
+    expected = in_process(rewarded("", "name=sound"))
+    body = (
+        f"    flag, me = {str(tmp_path / 'flag')!r}, str(os.getpid())\n    if not os.path.exists(flag):\n"
+        "        open(flag, 'w').write(me)\n"
+        "    if open(flag).read() == me:\n        raise RuntimeError('CUDA error: unspecified launch failure')\n"
+    )
+    run, masked, lost = rewarded(body, "name=broken"), dict[int, str](), []
+    with cluster.pools(prepare(run)) as pools:
+        digest = learn(run, pools, lambda scored, report: masked.update(scored.masked))
+        lost.append(pools[1].pools["mine"].state().lost)
+    assert (digest, masked, lost) == (expected, {}, [1])
+
+
+def test_a_reward_that_always_fails_masks_with_the_reason_that_one_process_gives(rewarded, ray_cluster):
+    body, here, there = "    if prompts[2] == 'odd':\n        raise ValueError('not that')\n", {}, {}
+    prompts = {"kind": "list", "items": ["cat"] * 7 + ["odd"]}
+    run = parse({**_plain(rewarded(body, "name=odd", "steps=2")), "prompts": prompts}, [], "test")
+    in_process(run, lambda scored, report: here.update(scored.masked))
+    on_cluster(run, lambda scored, report: there.update(scored.masked))
+    assert here == there and "not that" in next(iter(here.values()))
+
+
+def test_a_process_that_dies_on_its_way_up_is_told_of(rewarded, ray_cluster, monkeypatch):
+    from deploy import staff  # which imports Ray, and that reads the token
+
+    for place, name, value in ((staff, "LOOK", 1.0), (staff, "CRASHES", 2), (pool, "STARTS", 2)):
+        monkeypatch.setattr(place, name, value)
+    run = rewarded("", "name=crashing")
+    path = Path(run.rewards["mine"].path)
+    path.write_text("import os, sys\nif 'default_worker' in sys.argv[0]:\n    os._exit(1)\n" + path.read_text())
+    with pytest.raises(WorkerError, match=r"^2 times in a row no worker of mine .* died 2 times while it"):
+        on_cluster(run)
 
 
 def test_a_worker_that_hangs_is_killed_and_its_chunk_scored_by_another(rewarded, ray_cluster, tmp_path, monkeypatch):

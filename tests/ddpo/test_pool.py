@@ -10,7 +10,7 @@ import pytest
 from ddpo.errors import DdpoError, WorkerError
 from ddpo.pool import Pool
 from ddpo.sizing import Size, wanted
-from ddpo.work import Call, Lost, Poison, numbered
+from ddpo.work import Call, Failed, Lost, Poison, numbered
 from deploy.virtual import VirtualControl
 
 STILLBORN, UNLOADABLE = -1.0, -2.0
@@ -22,7 +22,7 @@ class Sleeper:
 
     def __init__(self, number: int, deadly: Callable[[int, int], bool], start: float) -> None:
         self.number, self.deadly, self.start = number, deadly, start
-        self.killed, self.dead, self.with_node = False, True, False
+        self.killed, self.dead, self.with_node, self.failing = False, True, False, 0
         self.did: list[int] = []
 
     async def ready(self) -> None:
@@ -40,7 +40,10 @@ class Sleeper:
             await asyncio.sleep(seconds)
         if self.dead or self.deadly(self.number, name):
             self.dead = True
-            raise Lost("died", self.with_node)
+            raise Lost("died", lambda: self.with_node)
+        if self.failing:
+            self.failing -= 1
+            raise Failed("no GPU any more")
         self.did.append(name)
         return [self.number]
 
@@ -126,6 +129,18 @@ def test_a_worker_that_goes_with_its_node_counts_a_third(control):
         job.result()
 
 
+def test_a_job_that_fails_is_tried_three_times_and_then_the_one_who_waits_hears_why(control):
+    crew = Crew(control, Size(2, 2))
+    crew.hired[0].failing = 2
+    control.collect([crew.submit(name) for name in range(4)], 60, "jobs")
+    assert sorted(crew.hired[0].did + crew.hired[1].did) == [0, 1, 2, 3]
+    crew.hired[0].failing = crew.hired[1].failing = 3
+    job = crew.submit(9)
+    control.sleep(10)
+    with pytest.raises(Failed, match="no GPU any more"):
+        job.result()
+
+
 def test_what_is_done_again_keeps_its_turn(control):
     crew = Crew(control, Size(1, 1))
     turn = crew.pool.turn()
@@ -156,9 +171,35 @@ def test_a_pool_whose_workers_all_die_at_their_start_says_so_to_those_who_wait(c
     crew = Crew(control, Size(2, 2), start=STILLBORN)
     job = crew.submit(0)
     control.sleep(120)
-    with pytest.raises(WorkerError, match="5 workers of sleepers died at their start, one after the other; the last"):
+    with pytest.raises(WorkerError, match="5 times in a row no worker of sleepers could start; the last"):
         job.result()
-    assert len(crew.hired) <= 7
+    assert len(crew.hired) == 10  # five times two, after 2, 4, 8 and 16 seconds
+
+
+def test_one_that_restarts_is_waited_for_whoever_else_cannot_start(control):
+    crew = Crew(control, Size(1, 1), lambda worker, job: job == 7 and control.loop.time() < 200, start=60.0)
+    control.sleep(61)
+    crew.start = STILLBORN
+    control.call(crew.pool.resize, Size(2, 2))
+    control.sleep(60)
+    job = crew.submit(7)  # its worker dies over it, twice, and takes a minute to come back
+    control.sleep(10)
+    assert crew.pool.state().workers == 0
+    control.collect([job], 600, "job")
+    assert crew.hired[0].did == [7]
+
+
+def test_those_that_cannot_start_again_together_count_once(control):
+    crew = Crew(control, Size(8, 8))
+    control.collect([crew.submit(name) for name in range(8)], 60, "jobs")
+    crew.start = STILLBORN
+    for worker in crew.hired:
+        worker.start, worker.dead = STILLBORN, True
+    job = crew.submit(8)
+    control.sleep(20)
+    crew.start = 0.0
+    control.collect([job], 60, "job")
+    assert crew.pool.state().workers == 8
 
 
 def test_where_others_are_up_a_worker_that_cannot_start_is_tried_now_and_then(control):

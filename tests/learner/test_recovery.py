@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ddpo.errors import DeadlineError, WorkerError
-from ddpo.work import Gone, Lost
+from ddpo.work import Failed, Gone, Lost
 from deploy.virtual import VirtualControl
 from learner.recovery import Hung, outlived, stand
 
@@ -92,6 +92,23 @@ def test_what_was_lost_is_made_again_and_ranks_that_live_go_on():
     group, renewed = started(Gone("lost with a node"), "done"), []
     assert outlived(group, group.work, lambda: renewed.append(1)) == "done"
     assert renewed == [1] and group.rebuilt == 0
+
+
+def test_what_is_lost_again_and_again_is_no_death():
+    group, renewed = started(*[Gone("lost with a node")] * 6, Lost("died"), Lost("died"), "done"), []
+    assert outlived(group, group.work, lambda: renewed.append(1)) == "done" and len(renewed) == 6
+    group = started(*[Gone("lost with a node")] * 7, "done")
+    with pytest.raises(WorkerError, match=r"^what the learner needs was lost 7 times in step 5: lost with a node\."):
+        outlived(group, group.work)
+
+
+def test_what_nobody_foresaw_is_tried_once_more_by_new_processes(capsys):
+    group = started(Failed("CUDA error: unspecified launch failure"), "done")
+    assert outlived(group, group.work) == "done" and group.rebuilt == 1
+    assert "launch failure\nThe learner's ranks are ended and started again" in capsys.readouterr().err
+    group = started(*[Failed("CUDA error")] * 2)
+    with pytest.raises(Failed, match="CUDA error"):
+        outlived(group, group.work)
 
 
 def test_ranks_that_hang_are_ended_and_the_step_is_done_once_more(capsys):
