@@ -22,6 +22,7 @@ from ddpo.config import (
 )
 
 Problems = list[tuple[str, str]]
+TAKEN = ("samplers", "sample", "learner", "learn")  # names under which a run shows what is no reward
 
 
 def consistency(run: Run) -> Problems:
@@ -133,9 +134,11 @@ def _reward_problems(run: Run) -> Problems:
         if unknown:
             problems.append((key, f"there is no reward {unknown[0]!r}; there are: {', '.join(run.rewards)}"))
     for name, reward in run.rewards.items():
+        if name in TAKEN:
+            problems.append((f"rewards.{name}", f"{name!r} is the name of a pool or stage of every run; write another"))
         if reward.kind == "function" and not reward.path:
             problems.append((f"rewards.{name}.path", 'kind = "function" needs the Python file that holds it'))
-        if reward.kind == "http" and not _server(reward.url):
+        if reward.kind == "http" and not is_server(reward.url):
             problems.append((f"rewards.{name}.url", f'"{reward.url}" is no server; write its address, for example '
                                                     "http://scorer:8000"))
         if reward.dtype == "4bit" and OPTIONS.get(reward.kind, set()) & {"dtype", "max_tokens"} == {"dtype"}:
@@ -144,7 +147,7 @@ def _reward_problems(run: Run) -> Problems:
     return problems
 
 
-def _server(url: str) -> bool:
+def is_server(url: str) -> bool:
     """Whether a URL names a server and nothing else: a password or a query in it would be sent nowhere."""
     try:
         parts = urlsplit(url)

@@ -243,7 +243,7 @@ class Pool:
         if self.hopeless >= STARTS:
             self._break(WorkerError(
                 f"{STARTS} times in a row no worker of {self.name} could start; the last one that tried {cause}. Look "
-                "at its log (ray logs, or the dashboard's Actors page)."
+                "at its log (ray logs, the dashboard's Actors page, or /tmp/ray/session_latest/logs)."
             ))
         else:
             await asyncio.sleep(self.pause_ends - now)

@@ -28,6 +28,14 @@ from deploy.placing import labels_here
 from deploy.prepare import Prepared
 
 FETCH = 600.0  # seconds for images to come, drawn again if need be
+JOINERS = (
+    "Check ray.address (or RAY_ADDRESS) and the token (RAY_AUTH_MODE, RAY_AUTH_TOKEN), or leave the address out to "
+    "start a cluster on this machine."
+)
+VISITORS = (
+    "Give its dashboard with --address URL, and its token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN). A run that started a "
+    "cluster of its own cannot be reached."
+)
 QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
@@ -57,7 +65,7 @@ def connected(run: Run) -> Iterator[None]:
 
     try:
         with whole():
-            _join(address) if address else _start(run)
+            _join(address, f"no Ray cluster answers at {address!r}", JOINERS) if address else _start(run)
         yield
     finally:
         with undisturbed():
@@ -82,9 +90,11 @@ def _private() -> dict[str, str]:
 @contextmanager
 def visiting(address: str) -> Iterator[None]:
     """A cluster that runs already, for a command that looks at it or steers a run there."""
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
     import ray
 
-    _join(address or os.environ.get("RAY_ADDRESS", "") or "auto")
+    place = address or os.environ.get("RAY_ADDRESS", "") or "auto"
+    _join(place, f"no Ray cluster that this command may join answers at {place!r}", VISITORS)
     try:
         yield
     finally:
@@ -112,9 +122,12 @@ def _start(run: Run) -> None:
         )
 
 
-def _join(address: str) -> None:
+def _join(address: str, absent: str, advice: str) -> None:
     import ray
 
+    if "://" in address and not address.startswith("ray://"):
+        raise InputError(f"{address!r} is a dashboard's URL, by which `ddpo submit` has a run train on the cluster; to "
+                         "train from here, give HOST:PORT of its head (ray.address or RAY_ADDRESS).")
     try:
         _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -124,11 +137,8 @@ def _join(address: str) -> None:
                 f"the cluster at {address!r} and this program do not fit together. {' '.join(str(error).split())}. "
                 "Make the environments of both from constraints.txt."
             ) from None
-        raise InputError(
-            f"no Ray cluster answers at {address!r} ({type(error).__name__}: {str(error).partition(chr(10))[0]}). "
-            "Check ray.address (or RAY_ADDRESS) and the token (RAY_AUTH_MODE, RAY_AUTH_TOKEN), or leave the address "
-            "out to start a cluster on this machine."
-        ) from error
+        said = str(error).partition("\n")[0]
+        raise InputError(f"{absent} ({type(error).__name__}: {said}). {advice}") from error
 
 
 def _knock(address: str) -> None:

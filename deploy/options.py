@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -120,7 +121,8 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
         usage="ddpo compare COMPARISON [table.key=value ...] [seeds=[0,1,2]] [--out FOLDER] [--in-process]",
     )
     compare.add_argument("words", nargs="+", metavar="COMPARISON table.key=value",
-                         help="a comparison's name or file (`algorithms` ships), and what to change in all its runs")
+                         help="a comparison's name or file (`algorithms` and `staleness` ship), and what to change in "
+                              "all its runs")
     compare.add_argument("--out", type=Path, metavar="FOLDER", help="where its runs go (runs/compare-NAME)")
     compare.add_argument("--in-process", action="store_true", help="everything in this process, without Ray")
 
@@ -180,9 +182,9 @@ def _add_times(command: argparse.ArgumentParser) -> None:
                          help="sample and each reward: of one chunk; learn: of one step; for every stage of the run")
     command.add_argument("--like", type=Path, metavar="RUN", help="take the stages' times from this run folder, but "
                          "for those given")
-    command.add_argument("--call", type=float, default=0.001, metavar="SECONDS",
+    command.add_argument("--call", type=_seconds, default=0.001, metavar="SECONDS",
                          help="of the driver for one call of a worker (0.001)")
-    command.add_argument("--bandwidth", type=float, default=1e9, metavar="BYTES", help="a second into a node (1e9)")
+    command.add_argument("--bandwidth", type=_rate, default=1e9, metavar="BYTES", help="a second into a node (1e9)")
 
 
 def _add_plan(commands: argparse._SubParsersAction) -> None:
@@ -240,6 +242,25 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
     convert.add_argument("config", metavar="CONFIG", help="DDPOConfig's fields as .json or .yaml; or ddpo-pytorch's "
                          "config, FILE.py or FILE.py:FUNCTION")
     convert.add_argument("--gpus", type=_whole(1), default=1, metavar="N", help="that it was written for (1)")
+
+
+def _seconds(text: str) -> float:
+    return _real(text, lambda value: value >= 0, "seconds, 0 or more")
+
+
+def _rate(text: str) -> float:
+    return _real(text, lambda value: value > 0, "bytes a second, more than 0")
+
+
+def _real(text: str, fits: Callable[[float], bool], what: str) -> float:
+    """A finite number; raises argparse's error where it is none, or does not fit."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and fits(value)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of {what}")
+    return value
 
 
 def _whole(low: int) -> Callable[[str], int]:

@@ -146,8 +146,8 @@ class Session:
         self.progress.say(
             f"Nothing was drawn, scored or learned for {clock(seconds)}. The run waits for {self.awaited}, and goes on "
             f"waiting. {there}; the learner has learned {self.learner.step} steps. Where this process stands is in "
-            f"{self.folder.stacks_file}, what the workers do in their logs (ray logs, or the dashboard's Actors page). "
-            f"If this is but slow, raise stall = {self.run.stall:g}."
+            f"{self.folder.stacks_file}, what the workers do in their logs (ray logs, the dashboard's Actors page, or "
+            f"/tmp/ray/session_latest/logs). If this is but slow, raise stall = {self.run.stall:g}."
         )
 
     def _enter(self, scored: Scored, metrics: dict[str, Any]) -> Fall | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -218,7 +219,9 @@ def given(
         try:
             known[name] = float(seconds)
         except ValueError:
-            raise InputError(f"--time {stage}: write STAGE=SECONDS, such as sample=25.") from None
+            known[name] = math.nan
+        if not 0 <= known[name] < math.inf:
+            raise InputError(f"--time {stage}: write STAGE=SECONDS, 0 or more, such as sample=25.")
     pools = [stage.pool for stage in stages(run.rewards)]
     needed = ["sample", "learn", *pools]
     if set(known) != set(needed):

@@ -55,7 +55,7 @@ async def stand(group: Group) -> None:
             if tried == STARTS:
                 raise WorkerError(
                     f"the learner died at its start {STARTS} times, one after the other; the last time it {loss}. Look "
-                    "at its log (ray logs, or the dashboard's Actors page)."
+                    "at its log (ray logs, the dashboard's Actors page, or /tmp/ray/session_latest/logs)."
                 ) from None
         await asyncio.sleep(min(2.0**tried, LONGEST_PAUSE))
 

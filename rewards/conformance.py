@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import msgpack
 import numpy as np
 
+from ddpo.consistency import is_server
 from ddpo.deadline import deadline
 from ddpo.errors import DdpoError, InputError
 from ddpo.types import Images
@@ -51,9 +52,9 @@ class Caller:
     """Asks a server, rightly and wrongly, over a new connection each time."""
 
     def __init__(self, url: str, token: str) -> None:
-        self.parts, self.token = urlsplit(url), token
-        if self.parts.scheme not in ("http", "https") or not self.parts.hostname:
+        if not is_server(url):
             raise InputError(f"{url} is no server; give its address, for example http://scorer:8000.")
+        self.parts, self.token = urlsplit(url), token
 
     def ask(self, method: str, path: str, body: bytes = b"", seconds: float = PATIENCE, **changes: str | None) -> Reply:
         """One request; `changes` are headers with other values, "_" for "-", None to leave one out."""

@@ -70,8 +70,9 @@ class InFlight:
         except DeadlineError as error:
             states = [self.control.call(pool.state) for pool in (chunks[0].pool, *self.pools.values())]
             raise DeadlineError(
-                f"{error} {'; '.join(map(str, states))}. Look at the workers' logs (ray logs, or the dashboard's "
-                "Actors page); for slow work raise actors.timeout or rewards.NAME.timeout."
+                f"{error} {'; '.join(map(str, states))}. Look at the workers' logs (ray logs, the dashboard's "
+                "Actors page, or /tmp/ray/session_latest/logs); for slow work raise actors.timeout or "
+                "rewards.NAME.timeout."
             ) from None
         scores = {name: [future.result() for future in parts] for name, parts in self.scores.items()}
         return combine(self.rollouts, [chunk.receipt for chunk in chunks], scores, self.config)

@@ -49,7 +49,7 @@ def connect(address: str) -> Any:
     url = dashboard(address)
     try:
         knock(url)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise InputError(_absent(url, error)) from None
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
@@ -108,6 +108,7 @@ def inside(path: Path) -> str:
 def check(run: Run) -> None:
     """Raises InputError where the run names files that its job would not find: it runs in a copy of the checkout. What
     an absolute path leads to on the cluster is not known here, nor what a hub has."""
+    logging.disable(logging.WARNING)  # else Ray tells which files it reads
     paths, models = {"prompts.path": run.prompts.path}, {"policy.base": run.policy.base}
     for name, reward in run.rewards.items():
         paths |= {f"rewards.{name}.{key}": getattr(reward, key) for key in ("path", "token_file")}

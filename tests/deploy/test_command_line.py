@@ -116,6 +116,11 @@ def test_words_and_options_come_in_any_order(ddpo, run_file, words):
         (("sample", "runs/none", "a cat", "--count", "0"), "'0' is not a whole number of 1 or more"),
         (("sample", "runs/none", "a cat", "--steps", "-3"), "'-3' is not a whole number of 1 or more"),
         (("sample", "runs/none", "a cat", "--seed", "x"), "'x' is not a whole number of 0 or more"),
+        (("simulate", "demo", "--call", "-1"), "'-1' is not a number of seconds, 0 or more"),
+        (("plan", "demo", "--bandwidth", "0"), "'0' is not a number of bytes a second, more than 0"),
+        (("simulate", "demo", "--time", "sample=nan"), "--time sample=nan: write STAGE=SECONDS, 0 or more, such as"),
+        (("status", "demo", "--address", "http://127.0.0.1:99999"), "(ValueError: Port out of range 0-65535)"),
+        (("check-reward", "http://127.0.0.1:99999"), "is no server; give its address"),
     ],
 )
 def test_a_wrong_command_is_told_what_is_missing(ddpo, words, said):

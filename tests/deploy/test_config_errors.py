@@ -22,6 +22,7 @@ import pytest
         ("policy.lora_targets=[1]", ["expected a list of texts"]),
         ("prompts=animals", ["prompts  'animals' should be a table: write [prompts]"]),
         ("rewards=jpeg", ["should be a table"]),
+        ("rewards.learner.kind=diversity", ["rewards.learner  'learner' is the name of a pool or stage of every run"]),
         ("rewards={jpeg='x'}", ["write a table per entry, for example [rewards.jpeg]"]),
         ("steps=0", ["steps  0 is too small; write 1 or more"]),
         ("learner.lr=0", ["learner.lr  0 is too small; write more than 0"]),

@@ -293,6 +293,11 @@ def test_without_a_cluster_one_is_told_where_it_was_looked_for():
     url = f"http://127.0.0.1:{free_port()}"
     answer = far("submit", "demo", "--address", url)
     assert answer.code == 2 and f"no Ray dashboard answers at {url}" in answer.err and "--address URL" in answer.err
+    visit = far("stop", "demo", "--address", url.removeprefix("http://"))
+    assert visit.code == 2 and "that this command may join answers at '127.0.0.1:" in visit.err
+    assert "A run that started a cluster of its own cannot be reached." in visit.err
+    train = far("train", "demo", RAY_ADDRESS=url)
+    assert train.code == 2 and "is a dashboard's URL, by which `ddpo submit` has a run train" in train.err
 
 
 def test_the_table_of_pools_says_why_a_worker_did_not_start():
