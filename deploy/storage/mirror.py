@@ -18,6 +18,8 @@ import hashlib
 import json
 import sys
 import threading
+import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,10 +27,11 @@ from typing import Any, NamedTuple
 from deploy.folder import RunFolder, write
 from deploy.storage.claim import Claim, Taken
 from deploy.storage.remote import Remote
-from learner.checkpoint import BEST, MANIFEST, sum_of
+from learner.checkpoint import BEST, MANIFEST, steps, sum_of
 
 CONTENTS, FORMAT = "contents.json", "ddpo-run/1"
 OFTEN = 10.0  # seconds between looks
+REST = 10  # times as long as the last look took, unless a checkpoint came or went: what has grown is uploaded anew
 PAUSES = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0)  # seconds, after failures in a row; the last is kept to
 PATIENCE = 300.0  # seconds at the end; another Ctrl-C ends it
 # In the order of looking. Checkpoints before the lines that they stand on, lines before the policies that they name.
@@ -90,16 +93,25 @@ class Mirror:
         """The thread: until the block has ended and all is there, nobody waits any more, or the run is another's."""
         while not self.over.is_set():
             last = self.leaving.is_set()
+            start, found = time.monotonic(), steps(self.folder.checkpoints)
             try:
                 self._tried()
             except Taken as error:
                 self.problem = str(error)
                 _tell(f"Note: {self.remote.uri}: {error}. This run goes on, but is no longer kept there.")
                 return
-            if last and not self.failed:
+            if self.failed:
+                (self.over if last else self.leaving).wait(PAUSES[min(self.failed, len(PAUSES)) - 1])
+            elif last:
                 return
-            pause = PAUSES[min(self.failed, len(PAUSES)) - 1] if self.failed else OFTEN
-            (self.over if last else self.leaving).wait(pause)
+            else:
+                self._rest(time.monotonic() - start, found)
+
+    def _rest(self, took: float, found: list[Path]) -> None:
+        """Until the next look is due; nobody could go on from lines without a new checkpoint."""
+        end = time.monotonic() + REST * took
+        while not self.leaving.wait(OFTEN) and time.monotonic() < end and steps(self.folder.checkpoints) == found:
+            pass
 
     def _tried(self) -> None:
         """One look and its uploads; what fails is told once, from the second time on: the first may be a checkpoint
@@ -200,8 +212,7 @@ class Mirror:
 
 def newest(folder: RunFolder) -> int:
     """The newest step in metrics.jsonl."""
-    rows = folder.metrics()
-    return rows[-1]["step"] if rows else 0
+    return next((row["step"] for row in deque(folder.steps(), maxlen=1)), 0)
 
 
 def _left_out(name: str) -> bool:
@@ -215,9 +226,10 @@ def _small(content: bytes) -> Piece:
 
 def contents_of(pieces: dict[str, Piece], folder: RunFolder) -> bytes:
     """contents.json."""
-    best = folder.checkpoints / BEST
+    link = folder.checkpoints / BEST
+    best = link.readlink().name if link.is_symlink() else ""
     record: dict[str, Any] = {
-        "format": FORMAT, BEST: best.readlink().name if best.is_symlink() else None,
+        "format": FORMAT, BEST: best if f"checkpoints/{best}/{MANIFEST}" in pieces else None,
         "files": {name: {"size": piece.size, "sha256": piece.sha256} for name, piece in sorted(pieces.items())},
     }
     return json.dumps(record, indent=1).encode()
