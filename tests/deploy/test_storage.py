@@ -9,12 +9,15 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from moments import before_changes
 from terminal import Answer, leftovers, metrics, result
 
 from ddpo.errors import CheckpointError, InputError
 from deploy.audit import audit
+from deploy.folder import RunFolder
 from deploy.storage import claim, mirror
 from deploy.storage.claim import Claim
 from deploy.storage.home import bring, cache, here
@@ -113,6 +116,68 @@ def test_at_every_moment_what_is_there_adds_up(far, store, tmp_path, monkeypatch
     newest = [whole(moment / "small", tmp_path / "fresh" / moment.name) for moment in moments]
     assert newest[:went_back] == sorted(newest[:went_back]) and newest[-1] == 4 and len(set(newest)) > 2
     assert set(newest[went_back:]) <= {3, 4}
+
+
+def test_while_a_run_goes_back_what_is_there_adds_up(far, store, machine, tmp_path, monkeypatch):
+    folder, newest = RunFolder(machine("a")), list[int]()
+    assert far(f"steps={STEPS}", 'checkpoints.best="reward"').code == 0
+    kept = mirror.Mirror(folder, Remote(f"file://{store}/small"), claims(store))
+
+    def look() -> None:
+        kept._tried()
+        newest.append(whole(store / "small", tmp_path / "fresh"))
+
+    with monkeypatch.context() as patch:
+        before_changes(patch, look)
+        folder.cut_to(1)
+    look()
+    assert newest == sorted(newest, reverse=True) and set(newest) == {1, 2, 3}
+    assert contents(store)["files"].keys() >= {"metrics.jsonl", "checkpoints/000001/manifest.json"}
+
+
+def contents(store: Path) -> dict[str, Any]:
+    return json.loads((store / "small" / "contents.json").read_text())
+
+
+def test_after_a_long_upload_it_rests_until_there_is_a_checkpoint(store, tmp_path, monkeypatch):
+    folder, uploaded, write = RunFolder(tmp_path / "run"), list[str](), Remote.write
+
+    def slow(self: Remote, name: str, source: bytes | Path) -> None:
+        time.sleep(0.3 if name == "ledger.jsonl" else 0)
+        write(self, name, source)
+        uploaded.append(name)
+
+    def grow(seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            for file in (folder.ledger_file, folder.metrics_file):
+                folder.append(file, [{"step": 1}])
+            time.sleep(0.02)
+
+    monkeypatch.setattr(Remote, "write", slow)
+    folder.checkpoints.mkdir(parents=True)
+    grow(0.01)
+    with mirror.Mirror(folder, Remote(f"file://{store}/small"), claims(store)):
+        wait_for(lambda: "contents.json" in uploaded)
+        grow(0.5)
+        assert uploaded.count("ledger.jsonl") == 1
+        (folder.checkpoints / "000001").mkdir()
+        (folder.checkpoints / "000001" / "manifest.json").write_text("{}")
+        wait_for(lambda: uploaded.count("contents.json") == 2)
+        assert uploaded[-4:] == ["ledger.jsonl", "metrics.jsonl", "checkpoints/000001/manifest.json", "contents.json"]
+        grow(0.5)
+        assert uploaded.count("ledger.jsonl") == 2
+    assert uploaded.count("ledger.jsonl") == 3
+    assert (store / "small" / "ledger.jsonl").read_bytes() == folder.ledger_file.read_bytes()
+
+
+@pytest.mark.parametrize(("link", "best"), [("000001", "000001"), ("000002", None)])
+def test_best_is_named_only_where_its_checkpoint_is_there(tmp_path, link, best):
+    folder = RunFolder(tmp_path)
+    folder.checkpoints.mkdir()
+    (folder.checkpoints / "best").symlink_to(link)
+    pieces = {"checkpoints/000001/manifest.json": mirror.Piece(2, "", b"{}")}
+    assert json.loads(mirror.contents_of(pieces, folder))["best"] == best
 
 
 def whole(there: Path, folder: Path) -> int:
