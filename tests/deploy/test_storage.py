@@ -139,36 +139,55 @@ def contents(store: Path) -> dict[str, Any]:
     return json.loads((store / "small" / "contents.json").read_text())
 
 
-@pytest.mark.parametrize("rest", [2, 10_000], ids=["for a while", "until there is a checkpoint"])
-def test_after_a_long_upload_it_rests(store, tmp_path, monkeypatch, rest):
-    folder, uploaded, write = RunFolder(tmp_path / "run"), list[str](), Remote.write
+@pytest.fixture
+def uploaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names, as they are uploaded."""
+    names, write = list[str](), Remote.write
 
     def recorded(self: Remote, name: str, source: bytes | Path) -> None:
         write(self, name, source)
-        uploaded.append(name)
+        names.append(name)
 
-    def grow(seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            for file in (folder.ledger_file, folder.metrics_file):
-                folder.append(file, [{"step": 1}])
-            time.sleep(0.02)
-
-    monkeypatch.setattr(mirror, "REST", rest)
     monkeypatch.setattr(Remote, "write", recorded)
+    return names
+
+
+@pytest.fixture
+def growing(tmp_path: Path) -> RunFolder:
+    folder = RunFolder(tmp_path / "growing")
     folder.checkpoints.mkdir(parents=True)
-    grow(0.01)
-    with mirror.Mirror(folder, Remote(f"file://{store}/small"), claims(store)):
+    grow(folder, 0.01)
+    return folder
+
+
+def grow(folder: RunFolder, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        for file in (folder.ledger_file, folder.metrics_file):
+            folder.append(file, [{"step": 1}])
+        time.sleep(0.005)
+
+
+def test_what_grows_is_uploaded_again_for_a_checkpoint_and_at_the_end(store, growing, uploaded, monkeypatch):
+    monkeypatch.setattr(mirror, "REST", 1_000_000)
+    with mirror.Mirror(growing, Remote(f"file://{store}/small"), claims(store)):
         wait_for(lambda: "contents.json" in uploaded)
-        grow(0.5)
-        assert (uploaded.count("ledger.jsonl") > 1) is (rest == 2)
-        (folder.checkpoints / "000001").mkdir()
-        (folder.checkpoints / "000001" / "manifest.json").write_text("{}")
-        wait_for(lambda: uploaded[-2:] == ["checkpoints/000001/manifest.json", "contents.json"])
-        assert uploaded[-4:-2] == ["ledger.jsonl", "metrics.jsonl"]
-        grow(0.5)
-        assert (uploaded.count("ledger.jsonl") > 2) is (rest == 2)
-    assert (store / "small" / "ledger.jsonl").read_bytes() == folder.ledger_file.read_bytes()
+        grow(growing, 0.3)
+        assert uploaded == ["ledger.jsonl", "metrics.jsonl", "contents.json"]
+        (growing.checkpoints / "000001").mkdir()
+        (growing.checkpoints / "000001" / "manifest.json").write_text("{}")
+        wait_for(lambda: uploaded.count("contents.json") == 2)
+        grow(growing, 0.3)
+        assert uploaded[3:] == ["ledger.jsonl", "metrics.jsonl", "checkpoints/000001/manifest.json", "contents.json"]
+    assert uploaded[7:] == ["ledger.jsonl", "metrics.jsonl", "contents.json"]
+    assert (store / "small" / "ledger.jsonl").read_bytes() == growing.ledger_file.read_bytes()
+
+
+def test_what_grows_is_uploaded_again_after_a_rest(store, growing, uploaded, monkeypatch):
+    monkeypatch.setattr(mirror, "REST", 2)
+    with mirror.Mirror(growing, Remote(f"file://{store}/small"), claims(store)):
+        grow(growing, 1.0)
+        assert uploaded.count("ledger.jsonl") > 2
 
 
 @pytest.mark.parametrize(("link", "best"), [("000001", "000001"), ("000002", None)])
