@@ -97,9 +97,9 @@ class RunFolder:
 
     def metrics(self) -> list[dict[str, Any]]:
         """All steps logged so far; a last line that a crash cut short is left out."""
-        return list(self.steps())
+        return list(self.rows())
 
-    def steps(self) -> Iterator[dict[str, Any]]:
+    def rows(self) -> Iterator[dict[str, Any]]:
         """The same, one at a time."""
         return (record for _, record in _whole(self.metrics_file))
 
@@ -117,7 +117,7 @@ class RunFolder:
         """
         self.result_file.unlink(missing_ok=True)
         for leftover in [*self.path.rglob(".*.partial"), *self.checkpoints.glob(".partial-*")]:
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
         self._cut_checkpoints(step)
         for file in filter(Path.exists, (self.metrics_file, self.ledger_file)):
             with replaced(file) as kept:

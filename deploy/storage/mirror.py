@@ -21,13 +21,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from glob import glob
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from deploy.folder import RunFolder, write
 from deploy.storage.claim import Claim, Taken
 from deploy.storage.remote import Remote
-from learner.checkpoint import BEST, MANIFEST, steps, sum_of
+from learner.checkpoint import BEST, MANIFEST, sum_of
 
 CONTENTS, FORMAT = "contents.json", "ddpo-run/1"
 OFTEN = 10.0  # seconds between looks
@@ -93,7 +94,7 @@ class Mirror:
         """The thread: until the block has ended and all is there, nobody waits any more, or the run is another's."""
         while not self.over.is_set():
             last = self.leaving.is_set()
-            start, found = time.monotonic(), steps(self.folder.checkpoints)
+            start, found = time.monotonic(), self._checkpoints()
             try:
                 self._tried()
             except Taken as error:
@@ -107,11 +108,15 @@ class Mirror:
             else:
                 self._rest(time.monotonic() - start, found)
 
-    def _rest(self, took: float, found: list[Path]) -> None:
+    def _rest(self, took: float, found: list[str]) -> None:
         """Until the next look is due; nobody could go on from lines without a new checkpoint."""
         end = time.monotonic() + REST * took
-        while not self.leaving.wait(OFTEN) and time.monotonic() < end and steps(self.folder.checkpoints) == found:
+        while not self.leaving.wait(OFTEN) and time.monotonic() < end and self._checkpoints() == found:
             pass
+
+    def _checkpoints(self) -> list[str]:
+        """Not by Path.glob, which raises where a folder vanishes under it."""
+        return sorted(glob(f"[0-9]*/{MANIFEST}", root_dir=self.folder.checkpoints))  # noqa: PTH207
 
     def _tried(self) -> None:
         """One look and its uploads; what fails is told once, from the second time on: the first may be a checkpoint
@@ -212,7 +217,7 @@ class Mirror:
 
 def newest(folder: RunFolder) -> int:
     """The newest step in metrics.jsonl."""
-    return next((row["step"] for row in deque(folder.steps(), maxlen=1)), 0)
+    return next((row["step"] for row in deque(folder.rows(), maxlen=1)), 0)
 
 
 def _left_out(name: str) -> bool:
