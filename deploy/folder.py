@@ -18,13 +18,14 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import tomlkit
 
 from ddpo.config import Run, plain
 from ddpo.errors import DdpoError, InputError
 from deploy.interrupt import undisturbed
+from learner.checkpoint import BEST
 
 
 class RunFolder:
@@ -96,7 +97,11 @@ class RunFolder:
 
     def metrics(self) -> list[dict[str, Any]]:
         """All steps logged so far; a last line that a crash cut short is left out."""
-        return _lines(self.metrics_file)
+        return list(self.rows())
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The same, one at a time."""
+        return (record for _, record in _whole(self.metrics_file))
 
     def sync(self) -> None:
         """Have the lines on the disk before a checkpoint that stands on them, should the whole machine fail."""
@@ -105,23 +110,33 @@ class RunFolder:
                 os.fsync(stream.fileno())
 
     def cut_to(self, step: int) -> None:
-        """Forget what was logged after `step`, because it is about to be done again."""
+        """Forget what came after `step`, because it is about to be done again.
+
+        Checkpoints go before the lines that they stand on: killed anywhere in here, a run goes on from a checkpoint
+        that has all its lines.
+        """
         self.result_file.unlink(missing_ok=True)
-        for file in (self.metrics_file, self.ledger_file):
-            kept = [record for record in _lines(file) if record["step"] <= step]
-            if file.exists():
-                write(file, "".join(json.dumps(record) + "\n" for record in kept))
+        for leftover in [*self.path.rglob(".*.partial"), *self.checkpoints.glob(".partial-*")]:
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+        self._cut_checkpoints(step)
+        for file in filter(Path.exists, (self.metrics_file, self.ledger_file)):
+            with replaced(file) as kept:
+                kept.writelines(line for line, record in _whole(file) if record["step"] <= step)
         for policy in self.policies.glob("[0-9]*"):
             if int(policy.name[:6]) > step:
                 policy.unlink()
         for grid in self.images.glob("[0-9]*.png"):
             if int(grid.stem) > step:
                 grid.unlink()
-        for later in self.checkpoints.glob("[0-9]*"):
-            if later.name.isdigit() and int(later.name) > step:
-                shutil.rmtree(later)
-        for leftover in [*self.path.rglob(".*.partial"), *self.checkpoints.glob(".partial-*")]:
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+    def _cut_checkpoints(self, step: int) -> None:
+        """Remove those after `step`, newest first, each at once; and `best`, where it is one of them."""
+        found = [path for path in self.checkpoints.glob("[0-9]*") if path.name.isdigit() and int(path.name) > step]
+        for later in sorted(found, key=lambda path: int(path.name), reverse=True):
+            shutil.rmtree(later.rename(later.with_name(f".partial-{later.name}")))
+        best = self.checkpoints / BEST
+        if not best.exists():
+            best.unlink(missing_ok=True)
 
 
 def _lock(folder: int, path: Path) -> None:
@@ -141,16 +156,17 @@ def _write_all(stream: Any, content: bytes) -> None:
         content = content[stream.write(content) :]
 
 
-def _lines(file: Path) -> list[dict[str, Any]]:
+def _whole(file: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Lines with what they say, up to one that a crash cut short; one at a time, since long runs have millions."""
     if not file.exists():
-        return []
-    records = []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
+        return
+    with file.open("rb") as stream:
+        for line in stream:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                return
+            yield line.removesuffix(b"\n") + b"\n", record
 
 
 @contextmanager
@@ -166,11 +182,19 @@ def guarded(path: Path) -> Iterator[None]:
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Replace a file in one go: written beside it, then renamed, so that even a machine that fails leaves it whole."""
+    """Replace a file in one go."""
+    with replaced(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[BinaryIO]:
+    """What is written into it during the block replaces the file in one go: written beside it, then renamed, so that
+    even a machine that fails leaves it whole."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

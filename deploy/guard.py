@@ -6,7 +6,7 @@ Consumes the steps' metrics, produces a `Fall` where a watched measure falls whi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ class Fall:
 class Guard:
     """Looks at every step; remembers what it has said, so that a fall is told once."""
 
-    def __init__(self, config: GuardConfig, watched: Sequence[str], rows: Sequence[Row]) -> None:
+    def __init__(self, config: GuardConfig, watched: Sequence[str], rows: Iterable[Row]) -> None:
         self.config, self.rows = config, [_read(row) for row in rows]
         self.measures = [] if config.action == "off" else config.measures or list(watched)
         self.told: set[str] = set()

@@ -68,9 +68,7 @@ class Ledger:
 def read(path: Path) -> Ledger:
     """The ledger in a file; empty where there is none yet."""
     ledger = Ledger()
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    lines = text.split("\n")[:-1]  # what stands after the last end of a line was cut short
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(_lines(path), 1):
         match _parsed(line):
             case {"step": int(step), "drawn": [int(), int()], "version": int(), "digest": str()} as entry:
                 ledger.batches.setdefault(step, []).append(entry)
@@ -84,7 +82,14 @@ def read(path: Path) -> Ledger:
     return ledger
 
 
-def _parsed(line: str) -> Any:
+def _lines(path: Path) -> Iterator[bytes]:
+    """One at a time; what stands after the last end of a line was cut short."""
+    if path.exists():
+        with path.open("rb") as lines:
+            yield from (line for line in lines if line.endswith(b"\n"))
+
+
+def _parsed(line: bytes) -> Any:
     try:
         return json.loads(line)
     except ValueError:

@@ -52,7 +52,7 @@ class Session:
         self.draw, self.advantage = Draw(self.run, prepared.prompts), advantage(self.run)
         self.gallery = Gallery(prepared.fixed, samplers, rewards, fetch, folder, lambda text: self.progress.say(text))
         watched = [name for name, reward in self.run.rewards.items() if reward.weight == 0]
-        self.guard = Guard(self.run.guard, watched, folder.metrics())
+        self.guard = Guard(self.run.guard, watched, folder.rows())
         self.moves, self.awaited = 0, ""
         self.kept: Checkpoint | None = None  # what the last step left, where that is small
         self.saved, self.writing, stop.keep = 0, False, self._keep

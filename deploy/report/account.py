@@ -4,7 +4,7 @@ Consumes: a run. Produces: HTML, the headline and the sections below the curves.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 
 from deploy import advice
@@ -69,7 +69,7 @@ def _numbers(run: Run) -> list[tuple[str, str, str]]:
         ("Reward queries", f"{queries:,}", "images scored"),
         ("Images a second", number(rate, 2), "whole run, all phases"),
         ("Wall time", duration(wall), f"{duration(wall / len(run.rows))} a step"),
-        ("Images masked", f"{len(run.masked):,}", "not trained on"),
+        ("Images masked", f"{run.images_masked:,}", "not trained on"),
     ]
 
 
@@ -109,18 +109,15 @@ def masked(run: Run) -> str:
     """Images that no update used, by reason."""
     if not run.masked:
         return "<p>None: every image that was drawn was trained on.</p>" if run.rows else "<p>None so far.</p>"
-    reasons: dict[str, list[Row]] = {}
-    for row in run.masked:
-        reasons.setdefault(row["reason"], []).append(row)
-    ranked = sorted(reasons.items(), key=lambda item: -len(item[1]))
-    lines = [[escape(reason), f"{len(rows):,}", _steps(rows)] for reason, rows in ranked]
-    count = counted(len(run.masked), "image")
+    ranked = sorted(run.masked.items(), key=lambda item: -sum(item[1].values()))
+    lines = [[escape(reason), f"{sum(steps.values()):,}", _some(steps)] for reason, steps in ranked]
+    count = counted(run.images_masked, "image")
     reasons_table = table(["reason", "images", "steps"], lines, "reasons")
     return f"<p>{count} left out of the updates, each for a recorded reason.</p>{reasons_table}"
 
 
-def _steps(rows: Sequence[Row]) -> str:
-    steps = sorted({row["step"] for row in rows})
+def _some(numbers: Iterable[int]) -> str:
+    steps = sorted(numbers)
     more = f" and {len(steps) - 8} more" if len(steps) > 8 else ""
     return ", ".join(f"{step:,}" for step in steps[:8]) + more
 

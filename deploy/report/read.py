@@ -6,7 +6,8 @@ Produces: `Run`. Waits for nothing.
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ class Run:
     """What a run folder held when it was read.
 
     rows:          the lines of metrics.jsonl
-    masked:        those of ledger.jsonl whose image was masked
+    masked:        {reason: {step: images masked}}, of ledger.jsonl
     grids:         images of the fixed prompts, by step
     prompts:       the fixed prompts, one a tile
     layout:        images/grid.json: the tile size and columns of a grid; empty before the first grid
@@ -39,7 +40,7 @@ class Run:
     config: dict[str, Any]
     facts: dict[str, Any]
     rows: list[Row]
-    masked: list[Row]
+    masked: Mapping[str, Mapping[int, int]]
     grids: dict[int, Image.Image]
     prompts: list[str]
     layout: dict[str, Any]
@@ -94,6 +95,11 @@ class Run:
         return [[texts[i] for texts in captions if texts[i]] for i in range(len(self.prompts))]
 
     @property
+    def images_masked(self) -> int:
+        """How many images no update used."""
+        return sum(sum(steps.values()) for steps in self.masked.values())
+
+    @property
     def fixed_means(self) -> list[tuple[int, float]]:
         """(queries, mean reward of the fixed images) at each logged step, where it compares with the rows' means."""
         queries = {0: 0, **{row["step"]: row["reward_queries"] for row in self.rows}}
@@ -115,8 +121,8 @@ def read_run(folder: Path) -> Run:
         config_text=text,
         config=tomllib.loads(text),
         facts=_object(folder / "run.json"),
-        rows=_lines(folder / "metrics.jsonl", cut_short),
-        masked=[row for row in _lines(folder / "ledger.jsonl", cut_short) if row.get("fate") == MASKED],
+        rows=list(_lines(folder / "metrics.jsonl", cut_short)),
+        masked=_masked(_lines(folder / "ledger.jsonl", cut_short, f'"{MASKED}"')),
         grids=_grids(folder / "images") if layout else {},
         prompts=layout.get("prompts", []),
         layout=layout,
@@ -131,16 +137,26 @@ def _object(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def _lines(path: Path, cut_short: list[str]) -> list[Row]:
-    """The objects of a file that grows by lines."""
-    rows = []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
-    for position, line in enumerate(lines, 1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            cut_short.append(f"{path.name} line {position}")
-    return rows
+def _lines(path: Path, cut_short: list[str], word: str = "") -> Iterator[Row]:
+    """The objects of a file that grows by lines, one at a time; of long files only those with a word in them."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for position, line in enumerate(lines, 1):
+            if word in line or not line.endswith("}\n"):
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError:
+                    cut_short.append(f"{path.name} line {position}")
+
+
+def _masked(lines: Iterator[Row]) -> dict[str, Counter[int]]:
+    """How many images each reason masked in each step."""
+    found: dict[str, Counter[int]] = {}
+    for line in lines:
+        if line.get("fate") == MASKED:
+            found.setdefault(line["reason"], Counter())[line["step"]] += 1
+    return found
 
 
 def _grids(folder: Path) -> dict[int, Image.Image]:

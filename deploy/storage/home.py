@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ddpo.errors import InputError
-from deploy.folder import RunFolder, choose, there_is, write
+from deploy.folder import RunFolder, choose, replaced, there_is, write
 from deploy.storage.claim import Claim
 from deploy.storage.mirror import CONTENTS, FORMAT, Mirror, newest
 from deploy.storage.remote import Remote, is_uri, reachable
@@ -173,11 +173,11 @@ def _level(folder: RunFolder) -> None:
         if int(path.name) > last or not any(path.iterdir()):
             shutil.rmtree(path)
     if folder.ledger_file.exists() and not folder.result_file.exists():
-        lines = folder.ledger_file.read_text(encoding="utf-8").splitlines(keepends=True)
-        write(folder.ledger_file, "".join(line for line in lines if _step(line) <= last))
+        with folder.ledger_file.open("rb") as lines, replaced(folder.ledger_file) as kept:
+            kept.writelines(line for line in lines if _step(line) <= last)
 
 
-def _step(line: str) -> int:
+def _step(line: bytes) -> int:
     """Of a line of the ledger; 0 of a damaged one, which is for the audit to find."""
     try:
         return int(json.loads(line)["step"])

@@ -18,7 +18,10 @@ import hashlib
 import json
 import sys
 import threading
+import time
+from collections import deque
 from collections.abc import Iterator
+from glob import glob
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +32,7 @@ from learner.checkpoint import BEST, MANIFEST, sum_of
 
 CONTENTS, FORMAT = "contents.json", "ddpo-run/1"
 OFTEN = 10.0  # seconds between looks
+REST = 10  # times as long as the last look took, unless a checkpoint came or went: what has grown is uploaded anew
 PAUSES = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0)  # seconds, after failures in a row; the last is kept to
 PATIENCE = 300.0  # seconds at the end; another Ctrl-C ends it
 # In the order of looking. Checkpoints before the lines that they stand on, lines before the policies that they name.
@@ -90,16 +94,29 @@ class Mirror:
         """The thread: until the block has ended and all is there, nobody waits any more, or the run is another's."""
         while not self.over.is_set():
             last = self.leaving.is_set()
+            start, found = time.monotonic(), self._checkpoints()
             try:
                 self._tried()
             except Taken as error:
                 self.problem = str(error)
                 _tell(f"Note: {self.remote.uri}: {error}. This run goes on, but is no longer kept there.")
                 return
-            if last and not self.failed:
+            if self.failed:
+                (self.over if last else self.leaving).wait(PAUSES[min(self.failed, len(PAUSES)) - 1])
+            elif last:
                 return
-            pause = PAUSES[min(self.failed, len(PAUSES)) - 1] if self.failed else OFTEN
-            (self.over if last else self.leaving).wait(pause)
+            else:
+                self._rest(time.monotonic() - start, found)
+
+    def _rest(self, took: float, found: list[str]) -> None:
+        """Until the next look is due; nobody could go on from lines without a new checkpoint."""
+        end = time.monotonic() + REST * took
+        while not self.leaving.wait(OFTEN) and time.monotonic() < end and self._checkpoints() == found:
+            pass
+
+    def _checkpoints(self) -> list[str]:
+        """Not by Path.glob, which raises where a folder vanishes under it."""
+        return sorted(glob(f"[0-9]*/{MANIFEST}", root_dir=self.folder.checkpoints))  # noqa: PTH207
 
     def _tried(self) -> None:
         """One look and its uploads; what fails is told once, from the second time on: the first may be a checkpoint
@@ -200,8 +217,7 @@ class Mirror:
 
 def newest(folder: RunFolder) -> int:
     """The newest step in metrics.jsonl."""
-    rows = folder.metrics()
-    return rows[-1]["step"] if rows else 0
+    return next((row["step"] for row in deque(folder.rows(), maxlen=1)), 0)
 
 
 def _left_out(name: str) -> bool:
@@ -215,9 +231,10 @@ def _small(content: bytes) -> Piece:
 
 def contents_of(pieces: dict[str, Piece], folder: RunFolder) -> bytes:
     """contents.json."""
-    best = folder.checkpoints / BEST
+    link = folder.checkpoints / BEST
+    best = link.readlink().name if link.is_symlink() else ""
     record: dict[str, Any] = {
-        "format": FORMAT, BEST: best.readlink().name if best.is_symlink() else None,
+        "format": FORMAT, BEST: best if f"checkpoints/{best}/{MANIFEST}" in pieces else None,
         "files": {name: {"size": piece.size, "sha256": piece.sha256} for name, piece in sorted(pieces.items())},
     }
     return json.dumps(record, indent=1).encode()

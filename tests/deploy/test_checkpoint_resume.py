@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+import tracemalloc
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import pytest
 import tiny
+from moments import Killed, kill_at
 from terminal import Answer, leftovers, metrics, result, write_run
 
 from deploy.__main__ import main
+from deploy.audit import audit
 from deploy.folder import RunFolder
+from deploy.storage.mirror import newest
+from learner import checkpoint
 
 STEPS = 3
 
@@ -107,6 +113,74 @@ def test_an_earlier_checkpoint_by_its_step(resume, copy, finished):
     answer = resume("1")
     assert answer.code == 0 and "goes on after step 1 of 3" in answer.err
     assert without_time(copy) == without_time(finished / "runs" / "small")
+
+
+def killed_while_it_goes_back(run: Path, step: int, change: int) -> bool:
+    """Whether it was killed at this change of files, or had made fewer."""
+    with pytest.MonkeyPatch.context() as patch:
+        kill_at(patch, change)
+        try:
+            RunFolder(run).cut_to(step)
+        except Killed:
+            return True
+    return False
+
+
+def test_killed_anywhere_while_it_goes_back_the_newest_checkpoint_is_whole_and_has_its_lines(copy, tmp_path):
+    (copy / "checkpoints" / "best").symlink_to("000003")
+    seen = set()
+    for change in count():
+        run = Path(shutil.copytree(copy, tmp_path / str(change), symlinks=True))
+        killed = killed_while_it_goes_back(run, 1, change)
+        left = checkpoint.steps(run / "checkpoints")[-1]
+        step = checkpoint.read_state(left)["step"]
+        RunFolder(run).cut_to(step)
+        assert audit(run).problems == [] and audit(run).steps == step
+        best = run / "checkpoints" / "best"
+        assert best.exists() is best.is_symlink() is (step == 3) and leftovers(run) == []
+        seen.add(step)
+        if not killed:
+            break
+    assert seen == {1, 2, 3} and change > 20
+
+
+def test_killed_while_it_went_back_the_next_resume_loses_nothing(resume, ddpo, copy, finished):
+    changes = count()
+    while (copy / "checkpoints" / "000003").exists():
+        assert killed_while_it_goes_back(copy, 1, next(changes))
+    assert len(metrics(copy)) == STEPS
+    answer = resume()
+    assert answer.code == 0 and "goes on after step 2 of 3" in answer.err
+    assert without_time(copy) == without_time(finished / "runs" / "small") and ddpo("audit", copy).code == 0
+
+
+def test_best_stays_where_it_is_not_one_of_those_removed(copy):
+    (copy / "checkpoints" / "best").symlink_to("000001")
+    RunFolder(copy).cut_to(2)
+    assert (copy / "checkpoints" / "best").resolve().name == "000001"
+
+
+def test_memory_does_not_grow_with_the_lines(copy):
+    ledger, row = copy / "ledger.jsonl", metrics(copy)[0]
+    lines = [json.dumps({"step": 1 + i // 100, "image": i, "pixels": "ab" * 32}) + "\n" for i in range(20_000)]
+    ledger.write_text("".join(lines) + '{"step": 1, "ima')
+    (copy / "metrics.jsonl").write_text("".join(json.dumps(row | {"step": 1 + i}) + "\n" for i in range(1000)))
+    tracemalloc.start()
+    try:
+        RunFolder(copy).cut_to(150)
+        assert newest(RunFolder(copy)) == 150
+        assert tracemalloc.get_traced_memory()[1] < 300_000 < ledger.stat().st_size / 5
+    finally:
+        tracemalloc.stop()
+    assert ledger.read_text() == "".join(lines[:15_000])
+
+
+def test_a_last_line_without_its_end_is_kept_if_it_is_whole(copy):
+    file = copy / "metrics.jsonl"
+    before = file.read_bytes()
+    file.write_bytes(before.removesuffix(b"\n"))
+    RunFolder(copy).cut_to(STEPS)
+    assert file.read_bytes() == before
 
 
 def flip(file: Path) -> None:

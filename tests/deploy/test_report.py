@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import tracemalloc
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -181,6 +182,22 @@ def test_masked_images_by_reason(run: Path) -> None:
     assert "3 images left out of the updates" in shown.words
     assert '<th scope="row">slow</th><td>2</td><td>2, 4</td>' in text
     assert '<th scope="row">grey</th><td>1</td><td>4</td>' in text
+
+
+def test_of_a_long_ledger_only_what_is_shown_stays_in_memory(run: Path) -> None:
+    masked = {"fate": "masked", "reason": "slow"}
+    rows = [{"step": 1 + i // 1000, "image": i, **(masked if i % 10 else {"fate": "trained"})} for i in range(20_000)]
+    write_rows(run, rows, "ledger.jsonl")
+    with (run / "ledger.jsonl").open("a") as lines:
+        lines.write('{"step": 3, "image": 7, "fa\n{"step": 3, "ima')
+    tracemalloc.start()
+    try:
+        found = read.read_run(run)
+        assert tracemalloc.get_traced_memory()[1] < 300_000 < (run / "ledger.jsonl").stat().st_size / 4
+    finally:
+        tracemalloc.stop()
+    assert found.masked == {"slow": dict.fromkeys(range(1, 21), 900)} and found.images_masked == 18_000
+    assert found.cut_short == ["ledger.jsonl line 20001", "ledger.jsonl line 20002"]
 
 
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:

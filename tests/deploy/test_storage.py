@@ -9,12 +9,15 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from moments import before_changes
 from terminal import Answer, leftovers, metrics, result
 
 from ddpo.errors import CheckpointError, InputError
 from deploy.audit import audit
+from deploy.folder import RunFolder
 from deploy.storage import claim, mirror
 from deploy.storage.claim import Claim
 from deploy.storage.home import bring, cache, here
@@ -113,6 +116,87 @@ def test_at_every_moment_what_is_there_adds_up(far, store, tmp_path, monkeypatch
     newest = [whole(moment / "small", tmp_path / "fresh" / moment.name) for moment in moments]
     assert newest[:went_back] == sorted(newest[:went_back]) and newest[-1] == 4 and len(set(newest)) > 2
     assert set(newest[went_back:]) <= {3, 4}
+
+
+def test_while_a_run_goes_back_what_is_there_adds_up(far, store, machine, tmp_path, monkeypatch):
+    folder, newest = RunFolder(machine("a")), list[int]()
+    assert far(f"steps={STEPS}", 'checkpoints.best="reward"').code == 0
+    kept = mirror.Mirror(folder, Remote(f"file://{store}/small"), claims(store))
+
+    def look() -> None:
+        kept._tried()
+        newest.append(whole(store / "small", tmp_path / "fresh"))
+
+    with monkeypatch.context() as patch:
+        before_changes(patch, look)
+        folder.cut_to(1)
+    look()
+    assert newest == sorted(newest, reverse=True) and set(newest) == {1, 2, 3}
+    assert contents(store)["files"].keys() >= {"metrics.jsonl", "checkpoints/000001/manifest.json"}
+
+
+def contents(store: Path) -> dict[str, Any]:
+    return json.loads((store / "small" / "contents.json").read_text())
+
+
+@pytest.fixture
+def uploaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names, as they are uploaded."""
+    names, write = list[str](), Remote.write
+
+    def recorded(self: Remote, name: str, source: bytes | Path) -> None:
+        write(self, name, source)
+        names.append(name)
+
+    monkeypatch.setattr(Remote, "write", recorded)
+    return names
+
+
+@pytest.fixture
+def growing(tmp_path: Path) -> RunFolder:
+    folder = RunFolder(tmp_path / "growing")
+    folder.checkpoints.mkdir(parents=True)
+    grow(folder, 0.01)
+    return folder
+
+
+def grow(folder: RunFolder, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        for file in (folder.ledger_file, folder.metrics_file):
+            folder.append(file, [{"step": 1}])
+        time.sleep(0.005)
+
+
+def test_what_grows_is_uploaded_again_for_a_checkpoint_and_at_the_end(store, growing, uploaded, monkeypatch):
+    monkeypatch.setattr(mirror, "REST", 1_000_000)
+    with mirror.Mirror(growing, Remote(f"file://{store}/small"), claims(store)):
+        wait_for(lambda: "contents.json" in uploaded)
+        grow(growing, 0.3)
+        assert uploaded == ["ledger.jsonl", "metrics.jsonl", "contents.json"]
+        (growing.checkpoints / "000001").mkdir()
+        (growing.checkpoints / "000001" / "manifest.json").write_text("{}")
+        wait_for(lambda: uploaded.count("contents.json") == 2)
+        grow(growing, 0.3)
+        assert uploaded[3:] == ["ledger.jsonl", "metrics.jsonl", "checkpoints/000001/manifest.json", "contents.json"]
+    assert uploaded[7:] == ["ledger.jsonl", "metrics.jsonl", "contents.json"]
+    assert (store / "small" / "ledger.jsonl").read_bytes() == growing.ledger_file.read_bytes()
+
+
+def test_what_grows_is_uploaded_again_after_a_rest(store, growing, uploaded, monkeypatch):
+    monkeypatch.setattr(mirror, "REST", 2)
+    with mirror.Mirror(growing, Remote(f"file://{store}/small"), claims(store)):
+        grow(growing, 1.0)
+        assert uploaded.count("ledger.jsonl") > 2
+
+
+@pytest.mark.parametrize(("link", "best"), [("000001", "000001"), ("000002", None)])
+def test_best_is_named_only_where_its_checkpoint_is_there(tmp_path, link, best):
+    folder = RunFolder(tmp_path)
+    folder.checkpoints.mkdir()
+    (folder.checkpoints / "best").symlink_to(link)
+    pieces = {"checkpoints/000001/manifest.json": mirror.Piece(2, "", b"{}")}
+    assert json.loads(mirror.contents_of(pieces, folder))["best"] == best
 
 
 def whole(there: Path, folder: Path) -> int:
