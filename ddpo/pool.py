@@ -127,6 +127,7 @@ class Pool:
         self.size = size
         self.target = min(max(self.target, size.low), size.high)
         self._staff()
+        self._tell()
 
     def state(self) -> State:
         """What the pool does now."""

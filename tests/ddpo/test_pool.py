@@ -250,6 +250,18 @@ def test_scaled_by_hand_a_leaving_worker_finishes_its_job(control):
     assert crew.pool.state().workers == 4
 
 
+def test_a_pool_that_is_made_smaller_while_it_starts_has_its_first_workers_sooner(control):
+    crew = Crew(control, Size(1, 1))
+    crew.start = 100.0
+    control.call(crew.pool.resize, Size(2, 2))
+    ready = control.spawn(crew.pool.staffed())
+    control.sleep(5)
+    assert not ready.done()
+    control.call(crew.pool.resize, Size(1, 1))
+    control.sleep(1)
+    assert ready.done()
+
+
 def test_a_pool_grows_under_load_to_what_it_needs_and_shrinks_after_the_cool_down(control):
     crew = Crew(control, Size(1, 10, cooldown=20.0))
 
