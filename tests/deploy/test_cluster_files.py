@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 import subprocess
@@ -95,6 +96,24 @@ def test_kubernetes_takes_the_file_and_a_misspelt_one_fails(file):
         jsonschema.validate(part, kuberay.SCHEMAS[kind])
     with pytest.raises(jsonschema.ValidationError, match="authOption"):
         jsonschema.validate(cluster_spec(file) | {"authOption": {}}, kuberay.CLUSTER_SPEC)
+
+
+@pytest.mark.parametrize(("where", "key", "value"), [
+    (("metadata",), "name", "DDPO_1"),
+    (("spec", "rayClusterSpec", "headGroupSpec", "rayStartParams"), "labels", "role=head"),
+    (("spec", "rayClusterSpec", "headGroupSpec", "labels"), "role", "a head"),
+    (("spec", "rayClusterSpec"), "rayVersion", None),
+    (("spec",), "shutdownAfterJobFinishes", None),
+])
+def test_what_kuberays_operator_would_refuse_fails(where, key, value):
+    job = objects(KUBERAY[1])["RayJob"]
+    part = functools.reduce(dict.__getitem__, where, job)
+    if value is None:
+        del part[key]
+    else:
+        part[key] = value
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(job, kuberay.SCHEMAS["RayJob"])
 
 
 @pytest.mark.parametrize("file", [*CLOUDS, *KUBERAY])

@@ -1,6 +1,9 @@
-"""The parts of KubeRay's custom resources that deploy/kuberay uses, as JSON Schema, after its API reference (1.6).
+"""The parts of KubeRay's custom resources that deploy/kuberay uses, as JSON Schema.
 
-Every object is closed: a field that the schema has not is dropped by Kubernetes without a word, and fails here.
+Fields after its API reference, compared one by one with that of 1.6.2; beyond them what the operator itself refuses:
+names and labels that Kubernetes has not, labels in rayStartParams, a token without a Ray version, a time to live
+without a shutdown. Every object is closed: a field that the schema has not is dropped by Kubernetes without a word, and
+fails here.
 """
 
 from __future__ import annotations
@@ -10,6 +13,12 @@ from typing import Any
 TEXT, FLAG, COUNT = {"type": "string"}, {"type": "boolean"}, {"type": "integer", "minimum": 0}
 QUANTITY = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(m|[kKMGT]i?)?$"}
 TEXTS = {"type": "object", "additionalProperties": TEXT}
+NAME = {"type": "string", "pattern": "^[a-z]([-a-z0-9]*[a-z0-9])?$", "maxLength": 47}
+LABELS = {
+    "type": "object", "propertyNames": {"pattern": r"^([a-z0-9.-]+/)?[A-Za-z0-9]([-\w.]{0,61}[A-Za-z0-9])?$"},
+    "additionalProperties": {"type": "string", "pattern": r"^([A-Za-z0-9]([-\w.]{0,61}[A-Za-z0-9])?)?$"},
+}
+START = {"type": "object", "additionalProperties": TEXT, "propertyNames": {"not": {"const": "labels"}}}
 
 
 def _closed(required: str = "", **fields: Any) -> dict[str, Any]:
@@ -25,7 +34,7 @@ def _one_of(*values: str) -> dict[str, Any]:
 
 
 def _object(kind: str, spec: Any, version: str = "ray.io/v1") -> dict[str, Any]:
-    metadata = _closed("name", name=TEXT, namespace=TEXT, labels=TEXTS, annotations=TEXTS)
+    metadata = _closed("name", name=NAME, namespace=NAME, labels=LABELS, annotations=TEXTS)
     return _closed("apiVersion kind metadata spec", apiVersion={"const": version}, kind={"const": kind},
                    metadata=metadata, spec=spec)
 
@@ -49,30 +58,31 @@ _POD = _closed(
 _TEMPLATE = _closed("spec", metadata=_closed(labels=TEXTS, annotations=TEXTS), spec=_POD)
 
 _HEAD = _closed(
-    "template", labels=TEXTS, resources=TEXTS, rayStartParams=TEXTS, template=_TEMPLATE, enableIngress=FLAG,
+    "template", labels=LABELS, resources=TEXTS, rayStartParams=START, template=_TEMPLATE, enableIngress=FLAG,
     serviceType=_one_of("ClusterIP", "NodePort", "LoadBalancer"),
 )
 _GROUP = _closed(
-    "groupName maxReplicas minReplicas template", groupName=TEXT, labels=TEXTS, resources=TEXTS, replicas=COUNT,
+    "groupName maxReplicas minReplicas template", groupName=NAME, labels=LABELS, resources=TEXTS, replicas=COUNT,
     minReplicas=COUNT, maxReplicas=COUNT, numOfHosts=COUNT, idleTimeoutSeconds=COUNT, suspend=FLAG,
-    rayStartParams=TEXTS, template=_TEMPLATE,
+    rayStartParams=START, template=_TEMPLATE,
 )
 CLUSTER_SPEC = _closed(
     "headGroupSpec", rayVersion=TEXT, headGroupSpec=_HEAD, workerGroupSpecs=_list(_GROUP), suspend=FLAG,
     enableInTreeAutoscaling=FLAG, headServiceAnnotations=TEXTS, managedBy=TEXT,
-    authOptions=_closed(mode=_one_of("disabled", "token"), enableK8sTokenAuth=FLAG),
+    authOptions=_closed("mode", mode=_one_of("disabled", "token"), secretName=TEXT),
     autoscalerOptions=_closed(
         version=_one_of("v1", "v2"), idleTimeoutSeconds=COUNT, resources=_RESOURCES, image=TEXT,
         upscalingMode=_one_of("Default", "Aggressive", "Conservative"),
     ),
-)
+) | {"dependentRequired": {"authOptions": ["rayVersion"]}}
 JOB_SPEC = _closed(
     entrypoint=TEXT, runtimeEnvYAML=TEXT, rayClusterSpec=CLUSTER_SPEC, clusterSelector=TEXTS, metadata=TEXTS,
     backoffLimit=COUNT, activeDeadlineSeconds=COUNT, ttlSecondsAfterFinished=COUNT, shutdownAfterJobFinishes=FLAG,
     submissionMode=_one_of("K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"), jobId=TEXT, suspend=FLAG,
     submitterConfig=_closed(backoffLimit=COUNT), entrypointNumCpus={"type": "number"},
     entrypointNumGpus={"type": "number"}, entrypointResources=TEXT,
-)
+    preRunningDeadlineSeconds={"type": "integer", "minimum": 1},
+) | {"dependentRequired": {"ttlSecondsAfterFinished": ["shutdownAfterJobFinishes"]}}
 _CLAIM = _closed(
     "accessModes resources", accessModes=_list(_one_of("ReadWriteOnce", "ReadWriteMany")), resources=_RESOURCES,
     storageClassName=TEXT,
