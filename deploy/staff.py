@@ -50,16 +50,19 @@ async def same_sources(reference: Any) -> None:
 class RayWorker:
     """One actor. Ray restarts its process wherever it dies; its jobs are not repeated by Ray but by the pool.
 
-    node: where its process is; failed: jobs in a row that this process failed at
+    node: where its process is; failed: jobs in a row that this process failed at; ended: which of its processes, by
+    number, was killed last
     """
 
     def __init__(self, actor: Any, timeout: float) -> None:
-        self.actor, self.timeout, self.node, self.failed = actor, timeout, "", 0
+        self.actor, self.timeout, self.node, self.failed, self.ended = actor, timeout, "", 0, -1
 
     async def ready(self) -> None:
         """Wait until it is placed and has loaded; raises our own errors as themselves, and Lost where its process dies
         over that again and again."""
-        before, coming = (await self._told())[0], asyncio.ensure_future(self._here())
+        while (before := (await self._told())[0]) <= self.ended:  # the old process may answer and take a job with it
+            await asyncio.sleep(RETRY)
+        coming = asyncio.ensure_future(self._here())
         try:
             while not (await asyncio.wait([coming], timeout=LOOK))[0]:
                 if (await self._told())[0] - before >= CRASHES:
@@ -70,7 +73,7 @@ class RayWorker:
         self.node, self.failed = (await self._told())[1], 0
 
     async def _told(self) -> tuple[int, str]:
-        """How often Ray has restarted it, and its node's id; Ray has a public call for it that needs the dashboard."""
+        """How often Ray has restarted it, and its node's id; Ray's public call for it needs the dashboard."""
         found: Any = await asyncio.to_thread(actors, self.actor._actor_id.hex())
         return (found["NumRestarts"], found["Address"]["NodeID"]) if found else (0, "")
 
@@ -90,7 +93,7 @@ class RayWorker:
             async with asyncio.timeout(self.timeout):
                 last = await references[-1]
         except TimeoutError:
-            ray.kill(self.actor, no_restart=False)
+            await self._anew()
             raise Lost(f"was killed: {call.label!r} took more than {self.timeout:g} s (its log shows where)") from None
         except (RayActorError, OutOfMemoryError) as error:
             what = f"died over {call.label!r}: {str(error).partition(chr(10))[0]:.160}"
@@ -98,11 +101,11 @@ class RayWorker:
         except ObjectLostError as error:
             raise Gone(str(error)) from None
         except RayTaskError as error:
-            raise self._raised(error) from None
+            raise await self._raised(error) from None
         self.failed = 0
         return [*references[:-1], last]
 
-    def _raised(self, error: RayTaskError) -> Exception:
+    async def _raised(self, error: RayTaskError) -> Exception:
         """What a job raised. Where it is no error of ours, the process itself may be broken, as after a GPU's fault."""
         cause = error.cause if isinstance(error.cause, DdpoError) else Failed(str(error))
         if not isinstance(cause, Failed):
@@ -110,8 +113,13 @@ class RayWorker:
         self.failed += 1
         if self.failed < BROKEN:
             return cause
-        ray.kill(self.actor, no_restart=False)
+        await self._anew()
         return Lost(f"was started anew, since it failed {BROKEN} times in a row: {cause}")
+
+    async def _anew(self) -> None:
+        """Have its process ended, and another started."""
+        self.ended = (await self._told())[0]
+        ray.kill(self.actor, no_restart=False)
 
     def kill(self) -> None:
         """End it for good."""

@@ -77,7 +77,18 @@ def test_a_reward_that_fails_on_every_third_call_loses_nothing(rewarded, ray_clu
     assert on_cluster(rewarded(body, "name=shaky")) == expected
 
 
-def test_a_process_that_fails_for_good_is_started_anew_and_loses_nothing(rewarded, ray_cluster, tmp_path):
+def test_a_process_that_fails_for_good_is_started_anew_and_loses_nothing(rewarded, ray_cluster, tmp_path, monkeypatch):
+    import ray
+
+    kill = ray.kill
+
+    def late(actor, no_restart):  # as under load: what is to be ended still answers for a while
+        if no_restart:
+            kill(actor)
+        else:
+            threading.Timer(1.0, kill, (actor,), {"no_restart": False}).start()
+
+    monkeypatch.setattr(ray, "kill", late)
     expected = in_process(rewarded("", "name=sound"))
     body = (
         f"    flag, me = {str(tmp_path / 'flag')!r}, str(os.getpid())\n    if not os.path.exists(flag):\n"
