@@ -139,7 +139,6 @@ def newest(folder: Path) -> str:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(900)
 def test_hosts_that_are_cut_off_and_come_back_change_nothing(site, model, tmp_path):
     run, said = tmp_path / "wide", tmp_path / "followed.txt"
     submitted = site.far("submit", "demo", *words_of(model, tmp_path / "mine.py", 1.0), "steps=100000")

@@ -72,7 +72,6 @@ def fake() -> Iterator[Any]:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # ray.cluster_utils leaves its processes' pipes open
 @pytest.mark.parametrize("seed", SEEDS.values())
 def test_whatever_dies_the_run_ends_with_clean_books_and_its_own_digest(fake, tmp_path, seed):

@@ -12,8 +12,6 @@ from terminal import Started, leftovers, metrics, result
 
 from deploy.interrupt import ASKED, SIGNALS, Stop, stoppable
 
-pytestmark = pytest.mark.timeout(600)  # the waits below end earlier
-
 # The reward runs inside the process (the call numbers: 1 is the first grid, then two for every step), so it can press
 # Ctrl-C at an exact moment of the run.
 PRESSING = """

@@ -11,7 +11,6 @@ import psutil
 import pytest
 from terminal import Answer, leftovers, metrics, result
 
-pytestmark = pytest.mark.timeout(600)  # the waits below end earlier
 NOTICE = 30  # seconds, of checkpoints.notice
 WORDS = ["steps=4", "checkpoints.every=1000", "rewards.jpeg.timeout=900"]
 

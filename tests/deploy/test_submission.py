@@ -28,7 +28,7 @@ from ddpo.source import ROOT
 from deploy.jobs import mailbox, steer, submission
 
 TOKEN = "0123456789abcdef" * 4
-PATIENCE = 240.0
+PATIENCE = 400.0
 RELAY = """
 import asyncio, sys
 
