@@ -18,7 +18,7 @@ from typing import Any
 
 from ddpo.errors import WorkerError
 from ddpo.sizing import Load, Size
-from ddpo.work import LONGEST_PAUSE, STARTS, Call, Failed, Lost, Poison, Worker
+from ddpo.work import LOGS, LONGEST_PAUSE, STARTS, Call, Failed, Lost, Poison, Worker
 
 PERIOD = 1.0  # seconds between two looks at the load
 NODE = 1 / 3  # of a loss, where a worker went with its node: a machine is taken away for reasons of its own
@@ -225,7 +225,7 @@ class Pool:
 
     def _again(self, job: Job, loss: Lost | Failed) -> None:
         job.losses.append(loss)
-        if job.blame <= self.tries - NODE / 2:
+        if len(job.losses) < self.tries or job.blame <= self.tries - NODE / 2:  # blame has to ask after nodes
             self.queue.put_nowait(job)
         elif isinstance(loss, Failed):
             _settle(job, loss)
@@ -244,7 +244,7 @@ class Pool:
         if self.hopeless >= STARTS:
             self._break(WorkerError(
                 f"{STARTS} times in a row no worker of {self.name} could start; the last one that tried {cause}. Look "
-                "at its log (ray logs, the dashboard's Actors page, or /tmp/ray/session_latest/logs)."
+                f"at its log ({LOGS})."
             ))
         else:
             await asyncio.sleep(self.pause_ends - now)

@@ -10,6 +10,7 @@ from ddpo.errors import WorkerError
 
 STARTS = 5  # times that nobody can start, with growing pauses between, before the pool gives up
 LONGEST_PAUSE = 60.0  # seconds between two of them
+LOGS = "ray logs, the dashboard's Actors page, or /tmp/ray/session_latest/logs"  # where a worker's log is found
 NAMES = 100  # different numbers in the labels of a run's calls
 
 

@@ -18,6 +18,7 @@ from ddpo.advantage import advantage
 from ddpo.config import chunks
 from ddpo.errors import Interrupted, Stopped
 from ddpo.types import Prompts, Report, Scored
+from ddpo.work import LOGS
 from deploy import advice, ledger
 from deploy.board import Board
 from deploy.folder import RunFolder, guarded, write
@@ -146,8 +147,8 @@ class Session:
         self.progress.say(
             f"Nothing was drawn, scored or learned for {clock(seconds)}. The run waits for {self.awaited}, and goes on "
             f"waiting. {there}; the learner has learned {self.learner.step} steps. Where this process stands is in "
-            f"{self.folder.stacks_file}, what the workers do in their logs (ray logs, the dashboard's Actors page, or "
-            f"/tmp/ray/session_latest/logs). If this is but slow, raise stall = {self.run.stall:g}."
+            f"{self.folder.stacks_file}, what the workers do in their logs ({LOGS}). "
+            f"If this is but slow, raise stall = {self.run.stall:g}."
         )
 
     def _enter(self, scored: Scored, metrics: dict[str, Any]) -> Fall | None:

@@ -18,6 +18,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,8 +115,11 @@ def prune(folder: Path, keep: int) -> None:
 
 
 def steps(folder: Path) -> list[Path]:
-    """All complete checkpoints, oldest first; what a crash left half-written has another name and is no candidate."""
-    return sorted(path for path in folder.glob("[0-9]*") if (path / MANIFEST).is_file())
+    """All complete checkpoints, oldest first; what a crash left half-written has another name and is no candidate.
+    None where the folder is not there, or goes away meanwhile."""
+    with suppress(FileNotFoundError):
+        return sorted(path for path in folder.iterdir() if path.name.isdigit() and (path / MANIFEST).is_file())
+    return []
 
 
 def load(path: Path, run: Run) -> Checkpoint:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 from ddpo.errors import DeadlineError, WorkerError
-from ddpo.work import LONGEST_PAUSE, STARTS, Failed, Gone, Lost
+from ddpo.work import LOGS, LONGEST_PAUSE, STARTS, Failed, Gone, Lost
 
 T = TypeVar("T")
 TRIES = 3  # deaths over one piece of work, before the run gives up
@@ -55,7 +55,7 @@ async def stand(group: Group) -> None:
             if tried == STARTS:
                 raise WorkerError(
                     f"the learner died at its start {STARTS} times, one after the other; the last time it {loss}. Look "
-                    "at its log (ray logs, the dashboard's Actors page, or /tmp/ray/session_latest/logs)."
+                    f"at its log ({LOGS})."
                 ) from None
         await asyncio.sleep(min(2.0**tried, LONGEST_PAUSE))
 

@@ -20,7 +20,7 @@ from ddpo.sizing import Size
 from ddpo.source import fingerprint
 from ddpo.stages import Stage, stages
 from ddpo.types import Captions, Chunk, Images, Rollouts, Scored, Scores
-from ddpo.work import Call, Failed, Gone, Poison, numbered
+from ddpo.work import LOGS, Call, Failed, Gone, Poison, numbered
 from rewards.batch import combine
 from rewards.worker import RewardWorker
 
@@ -70,9 +70,8 @@ class InFlight:
         except DeadlineError as error:
             states = [self.control.call(pool.state) for pool in (chunks[0].pool, *self.pools.values())]
             raise DeadlineError(
-                f"{error} {'; '.join(map(str, states))}. Look at the workers' logs (ray logs, the dashboard's "
-                "Actors page, or /tmp/ray/session_latest/logs); for slow work raise actors.timeout or "
-                "rewards.NAME.timeout."
+                f"{error} {'; '.join(map(str, states))}. Look at the workers' logs ({LOGS}); for slow work "
+                "raise actors.timeout or rewards.NAME.timeout."
             ) from None
         scores = {name: [future.result() for future in parts] for name, parts in self.scores.items()}
         return combine(self.rollouts, [chunk.receipt for chunk in chunks], scores, self.config)

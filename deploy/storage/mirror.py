@@ -21,14 +21,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from glob import glob
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from deploy.folder import RunFolder, write
 from deploy.storage.claim import Claim, Taken
 from deploy.storage.remote import Remote
-from learner.checkpoint import BEST, MANIFEST, sum_of
+from learner.checkpoint import BEST, MANIFEST, steps, sum_of
 
 CONTENTS, FORMAT = "contents.json", "ddpo-run/1"
 OFTEN = 10.0  # seconds between looks
@@ -94,7 +93,7 @@ class Mirror:
         """The thread: until the block has ended and all is there, nobody waits any more, or the run is another's."""
         while not self.over.is_set():
             last = self.leaving.is_set()
-            start, found = time.monotonic(), self._checkpoints()
+            start, found = time.monotonic(), steps(self.folder.checkpoints)
             try:
                 self._tried()
             except Taken as error:
@@ -108,15 +107,11 @@ class Mirror:
             else:
                 self._rest(time.monotonic() - start, found)
 
-    def _rest(self, took: float, found: list[str]) -> None:
+    def _rest(self, took: float, found: list[Path]) -> None:
         """Until the next look is due; nobody could go on from lines without a new checkpoint."""
         end = time.monotonic() + REST * took
-        while not self.leaving.wait(OFTEN) and time.monotonic() < end and self._checkpoints() == found:
+        while not self.leaving.wait(OFTEN) and time.monotonic() < end and steps(self.folder.checkpoints) == found:
             pass
-
-    def _checkpoints(self) -> list[str]:
-        """Not by Path.glob, which raises where a folder vanishes under it."""
-        return sorted(glob(f"[0-9]*/{MANIFEST}", root_dir=self.folder.checkpoints))  # noqa: PTH207
 
     def _tried(self) -> None:
         """One look and its uploads; what fails is told once, from the second time on: the first may be a checkpoint
