@@ -232,6 +232,7 @@ class Learner:
         self.denoiser.load_weights(groups.pop("weights"))
         averages = groups.pop("average", {})
         self.average = {name: torch.tensor(mean, device=self.denoiser.device) for name, mean in averages.items()}
+        self.optimizer.state.clear()
         for name, weight in self.denoiser.trainable.items():
             moments = {kind: torch.tensor(named[name]) for kind, named in groups.items() if name in named}
             if moments:
