@@ -3,23 +3,18 @@
     python -m bench.gpu [--dry] [--parts NAME,...] [--seconds N] [--out FOLDER]
 
 Consumes nothing, produces a line a result as it comes and FOLDER/gpu.json at the end; waits for a part no longer than
-its limit. What a part has found before it fails or is ended stays. The parent imports everything once and never touches
-the GPU, so that a part is a fork away and starts with all its memory free.
+its limit. What a part has found before it fails or is ended stays.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import time
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 
 from deploy.cluster import QUIET, thread_settings
@@ -28,18 +23,13 @@ os.environ.update(QUIET | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"})
 if "--dry" in sys.argv:
     os.environ.update(thread_settings(1))  # before torch is imported; a GPU's host has cores enough
 
-from bench.gpu import correctness, models, predecessors, runs, speed
-from bench.gpu.measure import Bench
+from bench.gpu.worker import Worker
 from ddpo.source import ROOT
 from deploy.facts import _commit
 
-Part = tuple[Callable[[Bench], None], float]
-PARTS: dict[str, Part] = {  # with the seconds that it may take
-    "names": (correctness.names, 30), "models": (models.build, 60), "gradient": (correctness.gradient, 40),
-    "ways": (speed.ways, 130), "noise": (correctness.noise, 50), "learning": (speed.learning, 45),
-    "sampling": (speed.sampling, 45), "ddpo-pytorch": (predecessors.ddpo_pytorch, 30), "learns": (runs.learns, 60),
-    "repeats": (correctness.repeats, 30), "ray": (runs.on_ray, 90), "profile": (speed.profile, 25),
-    "devices": (correctness.devices, 25), "bare": (predecessors.bare, 30), "size": (runs.full_size, 90),
+PARTS = {  # in their order, with the seconds that each may take
+    "names": 30, "models": 60, "gradient": 40, "ways": 130, "noise": 50, "learning": 45, "sampling": 45,
+    "ddpo-pytorch": 30, "learns": 60, "repeats": 30, "ray": 150, "profile": 25, "devices": 25, "bare": 30, "size": 90,
 }
 
 
@@ -48,15 +38,20 @@ def main() -> int:
     options = _options()
     folder = Path(tempfile.mkdtemp(prefix="ddpo-gpu-"))
     end, failed = time.monotonic() + options.seconds, []
+    worker = Worker(folder, options.dry)
     try:
         for name in options.parts:
             left = end - time.monotonic()
-            outcome = _in_time(name, folder, options.dry, min(PARTS[name][1], left)) if left > 5 else "no time was left"
-            if outcome:
-                failed.append(f"{name}: {outcome}")
-                print(f"[{name}] FAILED: {outcome}", flush=True)
+            wrong = worker.run(name, min(PARTS[name], left)) if left > 5 else "no time was left"
+            if wrong:
+                failed.append(f"{name}: {wrong}")
+                print(f"[{name}] FAILED: {wrong}", flush=True)
+            if wrong.startswith(("ended", "its process")):
+                worker.end()
+                worker = Worker(folder, options.dry)
         _write(options, folder, failed)
     finally:
+        worker.end()
         shutil.rmtree(folder, ignore_errors=True)
     return 1 if failed and options.dry else 0
 
@@ -72,30 +67,6 @@ def _options() -> argparse.Namespace:
     if unknown := [name for name in options.parts if name not in PARTS]:
         parser.error(f"there is no part {unknown[0]!r}; the parts are: {', '.join(PARTS)}")
     return options
-
-
-def _in_time(name: str, folder: Path, dry: bool, seconds: float) -> str:
-    """Run one part; returns what went wrong, empty where nothing did."""
-    process = multiprocessing.get_context("fork").Process(target=_run, args=(name, folder, dry))
-    start = time.monotonic()
-    process.start()
-    process.join(seconds)
-    if process.is_alive() and process.pid:
-        os.killpg(process.pid, signal.SIGKILL)  # with all that it started
-        process.join()
-        return f"ended after {seconds:.0f} s"
-    print(f"[{name}] took {time.monotonic() - start:.1f} s", flush=True)
-    return "" if process.exitcode == 0 else f"exit code {process.exitcode}"
-
-
-def _run(name: str, folder: Path, dry: bool) -> None:
-    os.setsid()
-    try:
-        PARTS[name][0](Bench(name, folder, dry))
-    except BaseException:
-        traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(1)
 
 
 def _write(options: argparse.Namespace, folder: Path, failed: list[str]) -> None:

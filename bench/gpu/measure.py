@@ -5,6 +5,7 @@ Consumes nothing, produces a `Result` a line: printed at once, and kept in a fil
 
 from __future__ import annotations
 
+import gc
 import json
 import statistics
 import time
@@ -40,6 +41,7 @@ class Bench:
     def __init__(self, part: str, folder: Path, dry: bool) -> None:
         self.part, self.folder, self.dry = part, folder, dry
         self.device = torch.device("cpu" if dry else "cuda")
+        gc.collect()  # what the part before has left
 
     def say(self, what: str, value: float | str, unit: str = "", expected: str = "") -> None:
         """Print a result and keep it."""

@@ -33,7 +33,7 @@ UNETS: dict[str, dict[str, Any]] = {
              "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
              "down_block_types": ("DownBlock2D", *DOWN[:2]), "up_block_types": (*UP[1:3], "UpBlock2D")},
 }
-SMALL = {"sample_size": 8, "block_out_channels": (32, 64, 64, 64), "cross_attention_dim": 32, "attention_head_dim": 4,
+SMALL = {"sample_size": 16, "norm_num_groups": 8, "block_out_channels": (32, 64, 64, 64), "cross_attention_dim": 32, "attention_head_dim": 4,
          "down_block_types": DOWN, "up_block_types": UP}
 
 

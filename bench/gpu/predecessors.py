@@ -24,7 +24,7 @@ def bare(bench: Bench) -> None:
 
     disable_progress_bar()
     dtype = torch.float32 if bench.dry else torch.float16
-    pipe: Any = StableDiffusionPipeline.from_pretrained(bench.model(), torch_dtype=dtype, safety_checker=None, feature_extractor=None)
+    pipe: Any = StableDiffusionPipeline.from_pretrained(str(bench.model()), torch_dtype=dtype, safety_checker=None, feature_extractor=None)
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     pipe.to(bench.device).set_progress_bar_config(disable=True)
     steps = 2 if bench.dry else 10
@@ -94,5 +94,5 @@ def _unet(bench: Bench, base: BaseModel) -> Any:
     from diffusers import UNet2DConditionModel
 
     dtype = torch.float32 if bench.dry else torch.float16
-    unet: Any = UNet2DConditionModel.from_pretrained(base.folder, subfolder="unet", torch_dtype=dtype)
+    unet: Any = UNet2DConditionModel.from_pretrained(str(base.folder), subfolder="unet", torch_dtype=dtype)
     return unet.to(bench.device)
