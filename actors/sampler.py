@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from actors.text import TextEncoder
-from ddpo.base import SDXL, BaseModel
+from ddpo.backends import set_backends
+from ddpo.base import BaseModel
 from ddpo.condition import Condition
 from ddpo.config import Run
-from ddpo.denoiser import DTYPES, Denoiser
+from ddpo.denoiser import Denoiser, decoder_dtype
 from ddpo.errors import BaseModelError, DdpoError
 from ddpo.pictures import fingerprints
 from ddpo.subset import held, trainable, trained
@@ -39,7 +40,11 @@ class Sampler:
         self.run = run
         self.text = TextEncoder(base, run.policy)
         self.denoiser = Denoiser(base, run.policy, run.seed)
+        set_backends(run.gpu, self.denoiser.device)
         self.vae = _load_vae(base, run.policy.dtype).to(self.denoiser.device)
+        if self.denoiser.device.type == "cuda":
+            self.vae.to(memory_format=torch.channels_last)
+            self.vae.enable_slicing()  # image by image: the decoder of a whole chunk takes more memory than the UNet
         self.latent_CHW = base.latent_CHW
         self.loaded: tuple[str, str] | None = None
 
@@ -118,13 +123,11 @@ def _noise(seeds: tuple[int, ...], count: int, shape_CHW: tuple[int, int, int]) 
 def _load_vae(base: BaseModel, dtype: str) -> Any:
     from diffusers import AutoencoderKL
 
-    precision = torch.float32 if base.vae_overflows and dtype == "float16" else DTYPES[dtype]
+    precision = decoder_dtype(base, dtype)
     try:
         vae = AutoencoderKL.from_pretrained(
             str(base.folder), subfolder="vae", torch_dtype=precision, use_safetensors=True
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise BaseModelError(f"policy.base: the autoencoder of {base.name} cannot be loaded: {error}") from error
-    if base.pipeline == SDXL:
-        vae.enable_slicing()  # image by image: decoding a whole chunk of 1,024 pixels takes more memory than the UNet
     return vae.requires_grad_(False).eval()

@@ -60,7 +60,7 @@ class TextEncoder:
     def __call__(self, prompts: tuple[str, ...]) -> Condition:
         """One row a prompt, in their order."""
         text, pooled = zip(*(self._one(prompt) for prompt in prompts), strict=True)
-        return Condition(torch.stack(text), torch.stack(pooled))
+        return Condition(torch.stack(text), torch.stack(pooled)).to(self.device)
 
     def null(self) -> Condition:
         """The empty prompt that guidance leads away from, one row."""
@@ -68,14 +68,17 @@ class TextEncoder:
         return Condition(*(torch.zeros_like(part) for part in null)) if self.base.zero_null else null
 
     def _encode(self, prompt: str) -> tuple[Tensor, Tensor]:
-        """Tokens (L, D) and pooled text (P,). SDXL takes both encoders' last layer but one, side by side, and the
-        second one's projection (Podell et al. 2023, section 2.1); SD 1 and 2 take the last layer, and P is 0."""
+        """Tokens (L, D) and pooled text (P,), in the host's memory, where a thousand prompts are half a GB.
+
+        SDXL takes both encoders' last layer but one, side by side, and the second one's projection (Podell et al. 2023,
+        section 2.1); SD 1 and 2 take the last layer, and P is 0.
+        """
         said = [self._read(prompt, *part) for part in zip(self.tokenizers, self.encoders, strict=True)]
         if self.base.pipeline != SDXL:
-            tokens_LD = said[0].last_hidden_state[0].float()
+            tokens_LD = said[0].last_hidden_state[0].float().cpu()
             return tokens_LD, tokens_LD.new_zeros(0)
         tokens_LD = torch.cat([part.hidden_states[-2][0] for part in said], dim=-1)
-        return tokens_LD.float(), said[1].text_embeds[0].float()
+        return tokens_LD.float().cpu(), said[1].text_embeds[0].float().cpu()
 
     def _read(self, prompt: str, tokenizer: Any, encoder: Any) -> Any:
         limit = tokenizer.model_max_length

@@ -41,6 +41,17 @@ class PolicyConfig:
 
 
 @dataclass(frozen=True)
+class GpuConfig:
+    """[gpu]: how GPUs compute, every one of the run; part of the numbers there, without effect on a CPU."""
+
+    tf32: bool = knob(False, "fp32 products of 10 bits, several times faster and as coarse as float16; half precision "
+                      "is not concerned")
+    deterministic: bool = knob(True, "the same numbers from the same work, at the price of slower backward passes")
+    attention: str = knob("auto", "kernel of attention; auto takes flash, else memory-efficient",
+                          choices=("auto", "flash", "efficient", "cudnn"))
+
+
+@dataclass(frozen=True)
 class PromptsConfig:
     """[prompts]: where c ~ p(c) comes from."""
 
@@ -166,6 +177,9 @@ class LearnerConfig:
     window: list[int] = knob([], "[first, end) of the chain's steps that are trained, as a Python slice; [] is all")
     timestep_fraction: float = knob(1.0, "share of each image's window that is trained, drawn anew", above=0, high=1)
     clip: float = knob(1e-4, "clip range of p / p_old, in mean log-prob over latent dimensions", above=0)
+    old_log_probs: str = knob("sampler", "p_old of the ratio: what the sampler computed with the chain, or once more "
+                              "by the learner in its own micro-batches, so that rounding cuts nothing; lag 0 only, for "
+                              "a forward of every pair", choices=("sampler", "recompute"))
     correction: str = knob("clip", "of ddpo-is for what lag makes old: clip around the policy that drew the image, "
                            "truncated importance weights without a clip, or both, clipped around the step's start",
                            choices=("clip", "truncate", "decoupled"))
@@ -260,6 +274,7 @@ class Run:
                         "waits for; half of learner.timeout, since an update, the longest quiet, may take many minutes",
                         above=0)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    gpu: GpuConfig = field(default_factory=GpuConfig)
     prompts: PromptsConfig = field(default_factory=PromptsConfig)
     actors: ActorsConfig = field(default_factory=ActorsConfig)
     rewards: dict[str, RewardConfig] = field(default_factory=dict)

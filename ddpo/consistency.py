@@ -42,7 +42,7 @@ def consistency(run: Run) -> Problems:
     if learner.algorithm == "ddpo-sf" and (learner.minibatch != images or learner.inner_epochs != 1):
         problems.append(("learner.algorithm", "ddpo-sf is right for one update per batch only (its gradient needs "
                          f"p = p_old); write learner.minibatch = {images} and learner.inner_epochs = 1, or ddpo-is"))
-    problems += _correction_problems(learner) + _rank_problems(run)
+    problems += _correction_problems(learner) + _rank_problems(run) + _old_log_prob_problems(run)
     if images % run.prompts.repeat:
         problems.append(("prompts.repeat", f"{run.prompts.repeat} does not divide learner.images_per_step = {images}; "
                          f"write {_nearest_divisors(images, run.prompts.repeat)}"))
@@ -87,6 +87,19 @@ def _rank_problems(run: Run) -> Problems:
                  f"{max(pairs // learner.ranks, 1)} or less, or fewer ranks")]
     if learner.ranks > 1 and not (learner.cpus or learner.gpus):
         return [("learner.ranks", "several ranks are placed by what they reserve; write learner.cpus or learner.gpus")]
+    return []
+
+
+def _old_log_prob_problems(run: Run) -> Problems:
+    """What the learner would recompute p_old with is gone, or nothing asks for p_old."""
+    if run.learner.old_log_probs == "sampler":
+        return []
+    if run.lag:
+        return [("learner.old_log_probs", f"the learner can recompute log-probs with the weights that it has, and at "
+                 f"lag = {run.lag} images are drawn by older ones; write lag = 0, or old_log_probs = \"sampler\"")]
+    if run.learner.algorithm != "ddpo-is":
+        return [("learner.old_log_probs",
+                 f"would be without effect: {run.learner.algorithm} has no ratio; leave it out")]
     return []
 
 

@@ -6,7 +6,6 @@ Shape letters: B rows, C H W latent, P width of the pooled text.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -21,6 +20,7 @@ from ddpo.condition import Condition
 from ddpo.config import PolicyConfig
 from ddpo.errors import BaseModelError, DeliveryError, InputError
 from ddpo.mdp import Gaussian, Schedule, denoise, guide, noised, schedule, training_abar
+from ddpo.trainable import Trainable
 from ddpo.types import Policy
 from ddpo.weights import digest, unpack
 
@@ -34,8 +34,16 @@ def device(name: str) -> torch.device:
     return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu"))
 
 
+def decoder_dtype(base: BaseModel, dtype: str) -> torch.dtype:
+    """Precision of the autoencoder for a policy's: bfloat16's 8 bits are half a grey level, which a JPEG's size sees,
+    so that it decodes in float16, or in float32 where float16 overflows."""
+    if dtype == "float32" or base.vae_overflows:
+        return torch.float32
+    return torch.float16
+
+
 class Denoiser:
-    """p_theta(x_{t-1} | x_t, c) with theta the LoRA matrices (fp32) or the whole UNet (fp32).
+    """p_theta(x_{t-1} | x_t, c) with theta the LoRA matrices or the whole UNet, both in fp32 (ddpo.trainable).
 
     unet: one to take instead of loading the base model's, such as one without data (deploy.planning.memory).
 
@@ -49,11 +57,15 @@ class Denoiser:
         self.schedule: Schedule = schedule(facts, config.steps, config.eta).to(self.device)
         self.abar_N = training_abar(facts).to(self.device)
         self.unet = (unet or _load_unet(base, config)).to(self.device)
+        if self.device.type == "cuda":  # half convolutions of channels that come first are transposed at every call
+            self.unet.to(memory_format=torch.channels_last)
         self.size_6 = torch.tensor(_size_conditioning(base.image_size), device=self.device)
-        _make_trainable(self.unet, config, seed)
-        self.trainable: dict[str, torch.nn.Parameter] = {
-            name: weight for name, weight in self.unet.named_parameters() if weight.requires_grad
-        }
+        self.learning = Trainable(self.unet, config, seed)
+
+    @property
+    def trainable(self) -> dict[str, torch.nn.Parameter]:
+        """The fp32 weights that learn, by their names in the UNet."""
+        return self.learning.masters
 
     def step(self, x_BCHW: Tensor, index_B: Tensor, c: Condition, null: Condition) -> Gaussian:
         """The policy at rows of any timesteps; index_B counts from the noisiest step."""
@@ -129,6 +141,7 @@ class Denoiser:
         with torch.no_grad():
             for name, array in weights.items():
                 self.trainable[name].copy_(torch.tensor(array))
+        self.learning.refresh()
 
 
 def _scheduler_config(base: BaseModel) -> dict[str, Any]:
@@ -153,26 +166,3 @@ def _load_unet(base: BaseModel, config: PolicyConfig) -> Any:
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise BaseModelError(f"policy.base: the UNet of {base.name} cannot be loaded: {error}") from error
-
-
-def _make_trainable(unet: Any, config: PolicyConfig, seed: int) -> None:
-    if config.train == "full":
-        unet.requires_grad_(True)
-        return
-    from peft import LoraConfig
-
-    unet.requires_grad_(False)
-    lora = LoraConfig(
-        r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=config.lora_targets,
-        init_lora_weights="gaussian",
-    )
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.manual_seed(seed)
-        try:
-            unet.add_adapter(lora)
-        except ValueError as error:
-            raise InputError(f"policy.lora_targets = {config.lora_targets} cannot get LoRA here: {error}") from None
-    for weight in unet.parameters():
-        if weight.requires_grad:
-            weight.data = weight.data.float()

@@ -83,6 +83,7 @@ class Tally:
     log_square: float = float("-inf")  # of the sum of its squares
     base_kl: float = 0.0
     first_delta: dict[int, list[float]] = field(default_factory=dict)
+    first_cut: int = 0
 
     def add(
         self, loss_P: Tensor, log_prob_P: Tensor, old_log_prob_P: Tensor, base_kl_P: Tensor, cut_P: Tensor
@@ -101,7 +102,7 @@ class Tally:
 
     def merge(self, other: Tally) -> None:
         """Count what another has counted."""
-        for name in ("pairs", "loss", "kl", "clipped", "abs_delta", "base_kl"):
+        for name in ("pairs", "loss", "kl", "clipped", "abs_delta", "base_kl", "first_cut"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.ratio_min = min(self.ratio_min, other.ratio_min)
         self.ratio_max = max(self.ratio_max, other.ratio_max)
@@ -111,8 +112,10 @@ class Tally:
         for timestep, deltas in other.first_delta.items():
             self.first_delta.setdefault(timestep, []).extend(deltas)
 
-    def add_first(self, timesteps: list[int], delta_P: Tensor) -> None:
-        """Note |delta log-prob| by timestep for the first minibatch, where no update has been made yet."""
+    def add_first(self, timesteps: list[int], delta_P: Tensor, clip: float) -> None:
+        """Note |delta log-prob| by timestep for the first minibatch, where no update has been made yet, and how many
+        of its pairs' ratios are outside 1 +- clip all the same."""
+        self.first_cut += int(outside(delta_P, torch.zeros_like(delta_P), clip).sum())
         for timestep, delta in zip(timesteps, delta_P.abs().tolist(), strict=True):
             self.first_delta.setdefault(timestep, []).append(delta)
 
@@ -123,6 +126,12 @@ class Tally:
         Of a pair whose two Gaussians lie |mean - mean'| / std = d apart, it expects exp(-d^2).
         """
         return math.exp(2 * self.log_weight - self.log_square) / self.pairs
+
+    @property
+    def first_cut_share(self) -> float:
+        """Share of the first minibatch's pairs outside the clip range before any update; NaN where it has none."""
+        pairs = sum(len(deltas) for deltas in self.first_delta.values())
+        return self.first_cut / pairs if pairs else math.nan
 
     def delta_by_timestep(self) -> dict[int, float]:
         """Mean |delta log-prob| at each trained timestep, noisiest first."""

@@ -200,6 +200,8 @@ class Report:
     effective_sample_size:          (sum w)^2 / sum w^2 as a share of the pairs, w = p / p_old as probabilities
     log_prob_delta_by_timestep:     mean |log p - log p_old| of the first minibatch, before its update: at lag 0 the
                                     numerical noise floor, at lag k the drift of k updates
+    first_clip_fraction:            share of the first minibatch's pairs outside 1 +- clip before its update: at lag 0
+                                    what rounding alone cuts; NaN for RWR
     base_kl:                        mean KL to the base model's step, per latent dimension; NaN where learner.kl is 0
     grad_norm:                      mean over updates, before clipping
     """
@@ -217,6 +219,7 @@ class Report:
     max_abs_log_prob_delta: float
     effective_sample_size: float
     log_prob_delta_by_timestep: Mapping[int, float]
+    first_clip_fraction: float
     base_kl: float
     grad_norm: float
     seconds: float

@@ -41,6 +41,7 @@ def record(scored: Scored, report: Report, queries: int, seconds: dict[str, floa
         "max_abs_log_prob_delta": report.max_abs_log_prob_delta,
         "effective_sample_size": report.effective_sample_size,
         "log_prob_delta_by_timestep": {str(t): delta for t, delta in report.log_prob_delta_by_timestep.items()},
+        "first_clip_fraction": _number(report.first_clip_fraction),
         "base_kl": _mean(kl),
         "grad_norm": report.grad_norm,
         "updates": report.updates,
@@ -50,6 +51,11 @@ def record(scored: Scored, report: Report, queries: int, seconds: dict[str, floa
         "images_masked": len(scored.masked),
         "seconds": {name: round(value, 4) for name, value in seconds.items()},
     }
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if math.isnan(value) else value
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

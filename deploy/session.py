@@ -26,6 +26,7 @@ from deploy.gallery import Gallery
 from deploy.guard import Fall, Guard, mark_best
 from deploy.interrupt import Stop
 from deploy.log import Progress, Wandb, clock, record
+from deploy.noise import rounding_note
 from deploy.policies import keep
 from deploy.prepare import Prepared
 from deploy.report import write_report
@@ -164,6 +165,8 @@ class Session:
     def _tell(self, metrics: dict[str, Any], fall: Fall | None) -> None:
         self.wandb.scalars(metrics)
         text = self.progress.show(metrics)
+        if metrics["step"] == 1 and (note := rounding_note(self.run, metrics)):
+            self.progress.say(note)
         if self.board:
             self.board.step(metrics, text, len(self.learner.policy().message))
         if fall:

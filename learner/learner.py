@@ -8,6 +8,7 @@ Shape letters: B images of the batch, T denoising steps, S = T + 1 states, N tho
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ddpo.backends import set_backends
 from ddpo.base import BaseModel
 from ddpo.condition import Condition
 from ddpo.config import Run
@@ -33,6 +35,7 @@ from ddpo.weights import pack
 from learner.losses import Batch, Terms, micro_batches, policy_gradient, regression
 from learner.proximal import centred
 from learner.ranks import Ranks
+from learner.scaling import LossScale
 
 
 class Learner:
@@ -46,17 +49,21 @@ class Learner:
         self.run, self.step, self.ranks = run, 0, ranks or Ranks()
         self.regression = run.learner.algorithm.startswith("rwr")
         self.denoiser = Denoiser(base, run.policy, run.seed)
+        set_backends(run.gpu, self.denoiser.device)
         if run.learner.gradient_checkpointing:
             self.denoiser.unet.enable_gradient_checkpointing()
             self.denoiser.unet.train()
+        self.timesteps_T = self.denoiser.schedule.timesteps_T.cpu()
         self.window = trainable(run, self.denoiser.schedule.stochastic_T)
         if not self.window and not self.regression:
             raise InputError(f"learner.window = {run.learner.window} holds only steps with sigma = 0, which have no "
                              "log-prob. Write a window with earlier steps in it.")
         options, weights = run.learner, self.denoiser.trainable.values()
         self.optimizer = torch.optim.AdamW(
-            weights, options.lr, (options.beta1, options.beta2), options.epsilon, options.weight_decay
+            weights, options.lr, (options.beta1, options.beta2), options.epsilon, options.weight_decay,
+            fused=self.denoiser.device.type == "cuda" or None,
         )
+        self.scale = LossScale(run.policy.dtype)
         self.average: dict[str, Tensor] = {}  # of the weights over updates, where learner.ema asks for it
         if options.ema:
             self.average = {name: weight.detach().clone() for name, weight in self.denoiser.trainable.items()}
@@ -75,6 +82,7 @@ class Learner:
         lag = self._proven_lag(trajectories)
         batch = self._batch(trajectories, advantages_B)
         tally, norms, done = Tally(batch.dimensions), [], 0
+        self.drawn_BT = np.concatenate([trajectory.log_probs_BT for trajectory in trajectories])
         used_B = kept_B & (advantages_B != 0) if self.regression else kept_B
         plan = [pairs for epoch in range(self.run.learner.inner_epochs) for pairs in self._minibatches(epoch, used_B)]
         with threads(self.run.learner.threads):
@@ -122,6 +130,7 @@ class Learner:
         return self.step - min(trajectory.version for trajectory in trajectories)
 
     def _batch(self, trajectories: Sequence[Trajectory], advantages_B: NDArray[np.float64]) -> Batch:
+        device = self.denoiser.device
         held_BS, states, log_probs, text, pooled = (
             torch.from_numpy(np.concatenate([getattr(trajectory, name) for trajectory in trajectories]))
             for name in ("held_BS", "states_NCHW", "log_probs_BT", "text_BLD", "pooled_BP")
@@ -129,12 +138,14 @@ class Learner:
         self._check_steps(trajectories, held_BS.numpy())
         row_BS = torch.where(held_BS, held_BS.flatten().cumsum(0).view_as(held_BS) - 1, len(states))
         limit = np.inf if self.regression else self.run.advantage.clip
-        clipped = torch.tensor(advantages_B.clip(-limit, limit), dtype=torch.float32)
+        clipped = torch.tensor(advantages_B.clip(-limit, limit), dtype=torch.float32).to(device)
         null = (torch.tensor(part)[None] for part in (trajectories[0].null_LD, trajectories[0].null_pooled_P))
-        return Batch(states, row_BS, log_probs, Condition(text, pooled), Condition(*null), clipped, log_probs)
+        log_probs = log_probs.to(device)
+        return Batch(states, row_BS, log_probs, Condition(text, pooled).to(device), Condition(*null).to(device),
+                     clipped, log_probs)
 
     def _check_steps(self, trajectories: Sequence[Trajectory], held_BS: NDArray[np.bool_]) -> None:
-        timesteps = self.denoiser.schedule.timesteps_T.cpu().numpy()
+        timesteps = self.timesteps_T.numpy()
         if any(not np.array_equal(trajectory.timesteps_T, timesteps) for trajectory in trajectories):
             raise DeliveryError("a trajectory was drawn on other timesteps than the learner's; its log-probs are no "
                                 "ratio's denominator. Sampler and learner must read the same scheduler config.")
@@ -166,22 +177,71 @@ class Learner:
         return {image: draws.integers(len(self.denoiser.abar_N), size=1) for image in order[kept_B[order]]}
 
     def _minibatch(self, batch: Batch, pairs_P2: NDArray[np.int64], done: int, tally: Tally) -> float:
-        """One optimizer update, after `done` pairs of the step; the gradient is the mean over the minibatch's pairs."""
-        for before, part_P2 in self.ranks.share(micro_batches(pairs_P2, self.run.learner.micro_batch)):
-            terms = self._terms(batch, part_P2, done + before)
-            (terms.loss_P.sum() / len(pairs_P2)).backward()
-            self._count(terms, part_P2, tally, first=not done)
-        self.ranks.sum_gradients(self.denoiser.trainable.values())
-        norm = torch.nn.utils.clip_grad_norm_(self.denoiser.trainable.values(), self.run.learner.max_grad_norm)
-        if not bool(torch.isfinite(norm)):
-            raise DdpoError(
-                f"the gradient of step {self.step + 1} is {float(norm)}; the weights were left as they were. A smaller "
-                "learner.lr, or policy.dtype = \"bfloat16\" instead of float16, usually cures it."
-            )
+        """One optimizer update, after `done` pairs of the step; the gradient is the mean over the minibatch's pairs.
+
+        Where float16 overflows, the loss's scale is halved and the gradient computed again. Returns its norm before
+        clipping; raises DdpoError where it is not finite at any scale, or 0 for no reason.
+        """
+        weights = list(self.denoiser.trainable.values())
+        while True:
+            scale = self.scale.of(batch.dimensions, len(pairs_P2))
+            seen = self._gradient(batch, pairs_P2, done, scale)
+            self.ranks.sum_gradients(weights)
+            norm = float(torch.nn.utils.clip_grad_norm_(weights, self.run.learner.max_grad_norm))
+            if math.isfinite(norm):
+                break
+            self._check_overflow(norm, scale, seen)
+            self.optimizer.zero_grad(set_to_none=True)
+        self._check_zero(norm, seen)
+        # Adam's step, on the fp32 weights; then what the network computes with, and the average.
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self.denoiser.learning.refresh()
         self._average()
-        return float(norm)
+        self.scale.went_well()
+        for part_P2, figures_5P in seen:
+            self._count(part_P2, figures_5P, tally, first=not done)
+        return norm
+
+    def _gradient(
+        self, batch: Batch, pairs_P2: NDArray[np.int64], done: int, scale: float
+    ) -> list[tuple[Tensor, Tensor]]:
+        """This rank's share of a minibatch's gradient, into the weights' `grad`; returns pairs and figures of every
+        micro-batch, on the host. Nothing in it waits for the device before all micro-batches have been given to it."""
+        seen: list[tuple[Tensor, Tensor]] = []
+        for before, part_P2 in self.ranks.share(micro_batches(pairs_P2, self.run.learner.micro_batch)):
+            terms = self._terms(batch, part_P2, done + before)
+            (terms.loss_P.sum() / len(pairs_P2) * scale).backward()
+            self.denoiser.learning.take_gradients()
+            seen.append((part_P2, terms.figures()))
+        self.denoiser.learning.give_gradients(scale)
+        if not seen:
+            return []
+        figures = torch.cat([figures_5P for _, figures_5P in seen], dim=1).cpu()
+        parts = figures.split([len(part_P2) for part_P2, _ in seen], dim=1)
+        return [(part_P2, figures_5P) for (part_P2, _), figures_5P in zip(seen, parts, strict=True)]
+
+    def _check_overflow(self, norm: float, scale: float, seen: list[tuple[Tensor, Tensor]]) -> None:
+        """Lower the loss's scale; raises DdpoError where that is not what the gradient suffers from."""
+        losses = torch.cat([figures_5P[0] for _, figures_5P in seen]) if seen else torch.zeros(1)
+        if scale > 1.0 and bool(torch.isfinite(losses).all()):
+            self.scale.overflowed()
+            return
+        raise DdpoError(
+            f"the gradient of step {self.step + 1} is {norm}, its losses reach from {float(losses.min()):.3g} to "
+            f"{float(losses.max()):.3g}; the weights were left as they were. A smaller learner.lr, or policy.dtype = "
+            '"bfloat16" or "float32", usually cures it; `--resume` goes on from the last checkpoint.'
+        )
+
+    def _check_zero(self, norm: float, seen: list[tuple[Tensor, Tensor]]) -> None:
+        """Raise DdpoError where nothing would be learned though some pair has a loss that the clip did not cut."""
+        if norm == 0 and any(bool(((figures_5P[0] != 0) & (figures_5P[4] == 0)).any()) for _, figures_5P in seen):
+            raise DdpoError(
+                f"the gradient of step {self.step + 1} is exactly 0 though there are advantages and ratios within the "
+                f"clip range: the run would go on and learn nothing. policy.dtype = \"{self.run.policy.dtype}\" "
+                "rounds it away, or policy.lora_targets names modules that the image does not depend on; try "
+                'policy.dtype = "float32" for a step.'
+            )
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -198,11 +258,15 @@ class Learner:
             return regression(self.denoiser, batch, pairs_P2, int(noise.integers(2**63)))
         return policy_gradient(self.denoiser, self.run.learner, batch, pairs_P2)
 
-    def _count(self, terms: Terms, pairs_P2: Tensor, tally: Tally, first: bool) -> None:
-        tally.add(terms.loss_P, terms.log_prob_P, terms.old_log_prob_P, terms.base_kl_P, terms.cut_P)
+    def _count(self, pairs_P2: Tensor, figures_5P: Tensor, tally: Tally, first: bool) -> None:
+        """Add a micro-batch to the step's figures; of the first minibatch also how far its log-probs are from the
+        sampler's, which at lag 0 is rounding alone."""
+        loss_P, log_prob_P, old_P, base_kl_P, cut_P = figures_5P
+        tally.add(loss_P, log_prob_P, old_P, base_kl_P, cut_P.bool())
         if first and not self.regression:
-            timesteps = self.denoiser.schedule.timesteps_T.cpu()[pairs_P2[:, 1]].tolist()
-            tally.add_first(timesteps, (terms.log_prob_P - terms.old_log_prob_P).detach())
+            timesteps = self.timesteps_T[pairs_P2[:, 1]].tolist()
+            drawn_P = torch.from_numpy(self.drawn_BT)[pairs_P2.unbind(1)]
+            tally.add_first(timesteps, log_prob_P - drawn_P, self.run.learner.clip)
 
     def _report(self, tally: Tally, norms: list[float], lag: int, seconds: float) -> Report:
         return Report(
@@ -210,18 +274,20 @@ class Learner:
             approx_kl=tally.kl / tally.pairs, clip_fraction=tally.clipped / tally.pairs, ratio_min=tally.ratio_min,
             ratio_max=tally.ratio_max, mean_abs_log_prob_delta=tally.abs_delta / tally.pairs,
             max_abs_log_prob_delta=tally.max_delta, effective_sample_size=tally.effective_share,
-            log_prob_delta_by_timestep=tally.delta_by_timestep(), base_kl=tally.base_kl / tally.pairs,
+            log_prob_delta_by_timestep=tally.delta_by_timestep(), first_clip_fraction=tally.first_cut_share,
+            base_kl=tally.base_kl / tally.pairs,
             grad_norm=sum(norms) / len(norms), seconds=seconds,
         )
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Everything that learns, as named arrays: weights, their average, Adam's moments and its count of updates."""
+        """Everything that learns, as named arrays: weights, their average, Adam's moments and its count of updates, the
+        loss's scale."""
         arrays: dict[str, NDArray[Any]] = {f"weights/{name}": w for name, w in self.denoiser.weights().items()}
         arrays |= {f"average/{name}": mean.cpu().numpy().copy() for name, mean in self.average.items()}
         for name, weight in self.denoiser.trainable.items():
             for moment, value in self.optimizer.state.get(weight, {}).items():
                 arrays[f"{moment}/{name}"] = value.detach().cpu().numpy().copy()
-        return arrays
+        return arrays | self.scale.state()
 
     def restore(self, step: int, arrays: dict[str, NDArray[Any]], known: Sequence[tuple[int, str]]) -> None:
         """Stand where `state` was taken, after `step` steps; `known` are the policies in flight, oldest first."""
@@ -231,6 +297,7 @@ class Learner:
             groups.setdefault(kind, {})[name] = array
         self.denoiser.load_weights(groups.pop("weights"))
         averages = groups.pop("average", {})
+        self.scale.restore(groups.pop("loss_scale", {}).get("state"))
         self.average = {name: torch.tensor(mean, device=self.denoiser.device) for name, mean in averages.items()}
         self.optimizer.state.clear()
         for name, weight in self.denoiser.trainable.items():

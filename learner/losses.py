@@ -22,7 +22,8 @@ from ddpo.objective import OBJECTIVES, decoupled, importance, outside, truncated
 
 @dataclass(frozen=True)
 class Batch:
-    """All trajectories of a step side by side, in the host's memory; micro-batches go to the device.
+    """All trajectories of a step side by side. States stay in the host's memory, several GB for large models, and go to
+    the device by micro-batches, without waiting; all else is on the device from the start.
 
     row_BS:   where in states_NCHW an image's states are; N, beyond the end, for those that are not held
     c, null:  the images' prompts, and the empty prompt in one row
@@ -45,24 +46,47 @@ class Batch:
         """D, the latent's."""
         return self.states_NCHW.shape[1:].numel()
 
-    def before(self, pairs_P2: Tensor, device: torch.device) -> tuple[Tensor, Tensor, Condition, Condition]:
+    def before(self, pairs: Pairs) -> tuple[Tensor, Tensor, Condition, Condition]:
         """x_t, step index, prompt and empty prompt of every pair: what a Denoiser's step is asked."""
-        image_P, index_P = pairs_P2.unbind(1)
-        x_PCHW = self.state(image_P, index_P).to(device)
-        return x_PCHW, index_P.to(device), *self.conditions(image_P, device)
+        return self.state(pairs.image_P, pairs.index_P), pairs.index_there_P, *self.conditions(pairs)
 
-    def after(self, pairs_P2: Tensor, device: torch.device) -> Tensor:
+    def after(self, pairs: Pairs) -> Tensor:
         """x_{t-1} as it was drawn."""
-        image_P, index_P = pairs_P2.unbind(1)
-        return self.state(image_P, index_P + 1).to(device)
+        return self.state(pairs.image_P, pairs.index_P + 1)
 
     def state(self, image_P: Tensor, place_P: Tensor | int) -> Tensor:
-        """The images' states at these places of their chains, on the host; raises IndexError where one is not held."""
-        return self.states_NCHW[self.row_BS[image_P, place_P]]
+        """The images' states at these places of their chains, on the device; raises IndexError where one is not
+        held."""
+        return uploaded(self.states_NCHW[self.row_BS[image_P, place_P]], self.factor_B.device)
 
-    def conditions(self, image_P: Tensor, device: torch.device) -> tuple[Condition, Condition]:
-        """The prompt of every pair, and as many empty ones, on the device."""
-        return self.c.rows(image_P).to(device), self.null.to(device).expand(len(image_P))
+    def conditions(self, pairs: Pairs) -> tuple[Condition, Condition]:
+        """The prompt of every pair, and as many empty ones."""
+        return self.c.rows(pairs.image_there_P), self.null.expand(len(pairs))
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Of P pairs, image and step of its chain (for RWR: training timestep), on the host and on the device."""
+
+    image_P: Tensor
+    index_P: Tensor
+    image_there_P: Tensor
+    index_there_P: Tensor
+
+    def __len__(self) -> int:
+        return len(self.image_P)
+
+    @classmethod
+    def on(cls, device: torch.device, pairs_P2: Tensor) -> Pairs:
+        """From a table on the host."""
+        return cls(*pairs_P2.unbind(1), *uploaded(pairs_P2, device).unbind(1))
+
+
+def uploaded(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy on the device. From pinned memory the host need not wait for it, so the GPU never runs out of work."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def micro_batches(pairs_P2: NDArray[np.int64], size: int) -> Iterator[Tensor]:
@@ -83,16 +107,22 @@ class Terms:
     base_kl_P: Tensor
     cut_P: Tensor
 
+    def figures(self) -> Tensor:
+        """All of them without gradient, a row each, (5, P), where they were computed."""
+        rows = (self.loss_P, self.log_prob_P, self.old_log_prob_P, self.base_kl_P, self.cut_P)
+        return torch.stack([row.detach().float() for row in rows])
+
 
 def policy_gradient(denoiser: Denoiser, options: LearnerConfig, batch: Batch, pairs_P2: Tensor) -> Terms:
     """DDPO's objective plus kl times KL(p_theta || p_base), at steps of the images' own chains; pairs (image, step)."""
-    device, (image_P, index_P) = denoiser.device, pairs_P2.unbind(1)
-    given = batch.before(pairs_P2, device)
+    pairs = Pairs.on(denoiser.device, pairs_P2)
+    place = pairs.image_there_P, pairs.index_there_P
+    given = batch.before(pairs)
     gaussian = denoiser.step(*given)
-    log_prob_P = gaussian.log_prob(batch.after(pairs_P2, device))
-    old_P, start_P = (table_BT[image_P, index_P].to(device) for table_BT in (batch.log_probs_BT, batch.proximal_BT))
+    log_prob_P = gaussian.log_prob(batch.after(pairs))
+    old_P, start_P = batch.log_probs_BT[place], batch.proximal_BT[place]
     proximal_P = torch.lerp(start_P, log_prob_P.detach(), batch.alpha)
-    factor_P = batch.factor_B[image_P].to(device)
+    factor_P = batch.factor_B[pairs.image_there_P]
     loss_P, cut_P = _objective(options, log_prob_P, proximal_P, old_P, factor_P, batch.dimensions)
     base_kl_P = torch.full_like(loss_P, torch.nan)
     if options.kl:
@@ -117,11 +147,11 @@ def _objective(
 
 def regression(denoiser: Denoiser, batch: Batch, pairs_P2: Tensor, seed: int) -> Terms:
     """w |eps - eps_theta(x_t)|^2 with fresh noise (Black et al. 2023, equation 4); pairs (image, training timestep)."""
-    device, (image_P, timestep_P) = denoiser.device, pairs_P2.unbind(1)
-    x0_PCHW = batch.state(image_P, -1)
+    pairs = Pairs.on(denoiser.device, pairs_P2)
+    x0_PCHW = batch.state(pairs.image_P, -1)
     noise_PCHW = torch.randn(x0_PCHW.shape, generator=torch.Generator().manual_seed(seed))
     error_P = denoiser.denoising_loss(
-        x0_PCHW.to(device), timestep_P.to(device), noise_PCHW.to(device), *batch.conditions(image_P, device)
+        x0_PCHW, pairs.index_there_P, uploaded(noise_PCHW, denoiser.device), *batch.conditions(pairs)
     )
     none = torch.zeros_like(error_P)
-    return Terms(batch.factor_B[image_P].to(device) * error_P, none, none, none + torch.nan, none.bool())
+    return Terms(batch.factor_B[pairs.image_there_P] * error_P, none, none, none + torch.nan, none.bool())

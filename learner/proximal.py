@@ -1,4 +1,5 @@
-"""The proximal policy of the decoupled objective: the weights that the step started from, around which it is clipped.
+"""Log-probs of the weights that a step started from: the proximal policy of the decoupled objective, around which it is
+clipped, and at lag 0 the policy that drew the images.
 
 Consumes a `Batch` and the step's plan of minibatches, produces the batch of every update; waits for nothing.
 Shape letters as in learner.learner: B images, T steps, P pairs.
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from ddpo.config import LearnerConfig
 from ddpo.denoiser import Denoiser
-from learner.losses import Batch, micro_batches
+from learner.losses import Batch, Pairs, micro_batches
 from learner.ranks import Ranks
 
 Plan = Sequence[NDArray[np.int64]]
@@ -27,9 +28,13 @@ def centred(
     denoiser: Denoiser, options: LearnerConfig, batch: Batch, lag: int, plan: Plan, ranks: Ranks
 ) -> Iterator[Batch]:
     """The batch of each update with the log-probs to clip around; the first is asked for before any update is made."""
-    if options.correction == "decoupled" and options.proximal == "recompute":
+    decoupled = options.correction == "decoupled"
+    if options.old_log_probs == "recompute":
+        again_BT = recomputed(denoiser, batch, plan, options.micro_batch, ranks)
+        batch = replace(batch, log_probs_BT=again_BT, proximal_BT=again_BT)
+    elif decoupled and options.proximal == "recompute":
         batch = replace(batch, proximal_BT=recomputed(denoiser, batch, plan, options.micro_batch, ranks))
-    interpolate = options.correction == "decoupled" and options.proximal == "loglinear"
+    interpolate = decoupled and options.proximal == "loglinear"
     for done in range(len(plan)):
         yield replace(batch, alpha=alpha(lag, done, len(plan))) if interpolate else batch
 
@@ -42,12 +47,14 @@ def recomputed(denoiser: Denoiser, batch: Batch, plan: Plan, size: int, ranks: R
     an inner epoch that an earlier one has brought are not asked for again.
     """
     log_prob_BT = torch.full_like(batch.log_probs_BT, torch.nan)
+    asked_BT = torch.zeros(log_prob_BT.shape, dtype=torch.bool)
     shares = (ranks.share(micro_batches(minibatch, size)) for minibatch in plan)
     for _, pairs_P2 in itertools.chain.from_iterable(shares):
-        place = pairs_P2.unbind(1)
-        if log_prob_BT[place].isnan().any():
-            gaussian = denoiser.step(*batch.before(pairs_P2, denoiser.device))
-            log_prob_BT[place] = gaussian.log_prob(batch.after(pairs_P2, denoiser.device)).cpu()
+        if not asked_BT[pairs_P2.unbind(1)].all():
+            pairs = Pairs.on(denoiser.device, pairs_P2)
+            gaussian = denoiser.step(*batch.before(pairs))
+            log_prob_BT[pairs.image_there_P, pairs.index_there_P] = gaussian.log_prob(batch.after(pairs))
+            asked_BT[pairs_P2.unbind(1)] = True
     return log_prob_BT
 
 

@@ -137,12 +137,12 @@ def _menagerie(words: list[str]) -> tuple[Run, BaseModel]:
     from ddpo.runfile import load
     from ddpo.source import ROOT
 
-    run = load(ROOT / "deploy" / "recipes" / "demo.toml", [*words, "learner.window=[]", "learner.timestep_fraction=1.0"])
-    return run, find("menagerie")
+    words = [*words, "learner.window=[]", "learner.timestep_fraction=1.0"]
+    return load(ROOT / "deploy" / "recipes" / "demo.toml", words), find("menagerie")
 
 
 def repeats(bench: Bench) -> None:
-    """Is the same work the same twice: a chunk's pixels, an update's weights, without and with deterministic kernels."""
+    """Is the same work the same twice: a chunk's pixels, an update's weights, with deterministic kernels and without."""
     steps = 3 if bench.dry else 10
     run, base = bench.run(f"policy.steps={steps}", "learner.images_per_step=8", "learner.minibatch=8",
                           "learner.micro_batch=4", f"policy.dtype={'float32' if bench.dry else 'float16'}")
@@ -176,12 +176,12 @@ def devices(bench: Bench) -> None:
     run, base = _menagerie(words)
     images: dict[str, np.ndarray] = {}
     digests: set[str] = set()
-    for name, device, tf32 in (("cpu", "cpu", False), ("gpu", bench.device.type, False), ("gpu, TF32", bench.device.type, True)):
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
-        policy = replace(run.policy, device=device)
-        learner = Learner(replace(run, policy=policy), base)
+    there = bench.device.type
+    for name, device, tf32 in (("cpu", "cpu", False), ("gpu", there, False), ("gpu, TF32", there, True)):
+        placed = replace(run, policy=replace(run.policy, device=device), gpu=replace(run.gpu, tf32=tf32))
+        learner = Learner(placed, base)
         digests.add(learner.policy().digest)
-        sampler = Sampler(replace(run, policy=policy), base)
+        sampler = Sampler(placed, base)
         part = Draw(run, source(run.prompts))(0).chunks(8)[0]
         images[name] = sampler.sample(part, learner.policy())[0].pixels_BYX3
     bench.say("LoRA's start on CPU and GPU", "equal" if len(digests) == 1 else "differ", "", "equal")

@@ -1,6 +1,6 @@
-"""Models of the published sizes with random weights, in diffusers' layout: no weights travel to a machine without network.
+"""Models of the published sizes with random weights, in diffusers' layout: no weights travel to a machine without a net.
 
-Consumes a folder, produces model folders in it; waits for nothing. Trained numbers come from menagerie, which ships here.
+Consumes a folder, produces model folders in it; waits for nothing. What needs a trained model takes menagerie.
 """
 
 from __future__ import annotations
@@ -33,12 +33,14 @@ UNETS: dict[str, dict[str, Any]] = {
              "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
              "down_block_types": ("DownBlock2D", *DOWN[:2]), "up_block_types": (*UP[1:3], "UpBlock2D")},
 }
-SMALL = {"sample_size": 16, "norm_num_groups": 8, "block_out_channels": (32, 64, 64, 64), "cross_attention_dim": 32, "attention_head_dim": 4,
-         "down_block_types": DOWN, "up_block_types": UP}
+SMALL: dict[str, Any] = {
+    "sample_size": 16, "norm_num_groups": 8, "block_out_channels": (32, 64, 64, 64), "cross_attention_dim": 32,
+    "attention_head_dim": 4, "down_block_types": DOWN, "up_block_types": UP,
+}
 
 
 def build(bench: Bench) -> None:
-    """The folder `sd15`: 859,520,964 parameters of UNet, an autoencoder for 512 pixels, CLIP's text encoder, in fp16."""
+    """The folder `sd15`: a UNet of 859,520,964 parameters, an autoencoder for 512 pixels, CLIP's encoder, in fp16."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     folder, dtype = bench.model(), torch.float32 if bench.dry else torch.float16
@@ -71,8 +73,8 @@ def _text(bench: Bench, folder: Path, dtype: torch.dtype) -> None:
     settings = folder / "tokenizer" / "tokenizer_config.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"model_max_length": 77}))
     told = json.loads((BUILT_IN["menagerie"] / "text_encoder" / "config.json").read_text())
-    ids = {name: told[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2} if bench.dry \
+    ids: dict[str, Any] = {name: told[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    size: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2} if bench.dry \
         else {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
     with bench.device:
         encoder: Any = CLIPTextModel(CLIPTextConfig(vocab_size=49408, max_position_embeddings=77, **ids, **size))

@@ -13,8 +13,8 @@ import torch
 from bench.gpu.measure import Bench
 from bench.gpu.speed import STEPS
 from ddpo.base import BaseModel
-from ddpo.mdp import denoise, guide, schedule
 from ddpo.denoiser import _scheduler_config
+from ddpo.mdp import denoise, guide, schedule
 
 
 def bare(bench: Bench) -> None:
@@ -24,7 +24,9 @@ def bare(bench: Bench) -> None:
 
     disable_progress_bar()
     dtype = torch.float32 if bench.dry else torch.float16
-    pipe: Any = StableDiffusionPipeline.from_pretrained(str(bench.model()), torch_dtype=dtype, safety_checker=None, feature_extractor=None)
+    pipe: Any = StableDiffusionPipeline.from_pretrained(
+        str(bench.model()), torch_dtype=dtype, safety_checker=None, feature_extractor=None
+    )
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     pipe.to(bench.device).set_progress_bar_config(disable=True)
     steps = 2 if bench.dry else 10
@@ -42,7 +44,7 @@ def ddpo_pytorch(bench: Bench) -> None:
     fp32 LoRA and a GradScaler, as ddpo-pytorch's compressibility config on one GPU."""
     from peft import LoraConfig
 
-    run, base = bench.run(f"policy.dtype={'float32' if bench.dry else 'float16'}")
+    _, base = bench.run(f"policy.dtype={'float32' if bench.dry else 'float16'}")
     unet, dtype = _unet(bench, base), torch.float32 if bench.dry else torch.float16
     unet.requires_grad_(False)
     unet.add_adapter(LoraConfig(r=4, lora_alpha=4, init_lora_weights="gaussian",
@@ -59,7 +61,8 @@ def ddpo_pytorch(bench: Bench) -> None:
         index_B = torch.full((rows,), index, device=bench.device)
         with torch.autocast(bench.device.type, dtype, enabled=not bench.dry):
             out = unet(torch.cat([x] * 2), plan.timesteps_T[index_B].repeat(2), text, return_dict=False)[0]
-        return denoise(plan, guide(*out.float().chunk(2), 5.0), x, index_B)
+        without, with_text = out.float().chunk(2)
+        return denoise(plan, guide(without, with_text, 5.0), x, index_B)
 
     def sample() -> None:
         x, text = torch.randn(8, *base.latent_CHW, device=bench.device), torch.randn(16, 77, width, device=bench.device)
@@ -76,7 +79,8 @@ def ddpo_pytorch(bench: Bench) -> None:
             ratio = torch.exp(log_prob - log_prob.detach())
             loss = torch.maximum(-ratio, -ratio.clamp(1 - 1e-4, 1 + 1e-4)).mean() / steps
             scaler.scale(loss).backward()
-            loss.item(), ((log_prob - log_prob.detach()) ** 2).mean().item()  # what it logs of every timestep
+            for logged in (loss, ((log_prob - log_prob.detach()) ** 2).mean()):
+                logged.item()  # of every timestep, which waits for the GPU
         scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         scaler.step(optimizer)

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from typing import Any
 
 from bench.gpu.measure import Bench
@@ -44,7 +43,7 @@ def rows(bench: Bench, name: str) -> list[dict[str, Any]]:
 
 
 def learns(bench: Bench) -> None:
-    """The demo in process on the GPU in every precision, side by side: the reward rises alike, the gradient is alike."""
+    """The demo in process in every precision, side by side: the reward rises alike, the gradient is alike."""
     steps, dtypes = 2 if bench.dry else 10, ("float32",) if bench.dry else ("float32", "float16", "bfloat16")
     few = ["learner.images_per_step=16", "learner.minibatch=16"] if bench.dry else []
     started = {dtype: start(bench, "demo", f"learns-{dtype}", "--in-process", f"steps={steps}", "lag=0",
@@ -60,12 +59,13 @@ def learns(bench: Bench) -> None:
 
 
 def on_ray(bench: Bench) -> None:
-    """The demo on Ray, two samplers and the learner sharing the GPU, at lag 0 and 1; the second is killed and resumed."""
+    """The demo on Ray, two samplers and the learner on one GPU, at lag 0 and 1; the second is killed and resumed."""
     gpus = () if bench.dry else SHARED
     few = ("steps=2", "learner.images_per_step=16", "learner.minibatch=16") if bench.dry else ("steps=6",)
     words = (*gpus, *few, "checkpoints.every=1", f"policy.dtype={'float32' if bench.dry else 'float16'}")
-    whole = {lag: start(bench, "demo", f"ray-lag{lag}", f"lag={lag}", *words) for lag in (0, 1)[: 1 if bench.dry else 2]}
-    digests = {}
+    lags = (0,) if bench.dry else (0, 1)
+    whole = {lag: start(bench, "demo", f"ray-lag{lag}", f"lag={lag}", *words) for lag in lags}
+    digests: dict[int, str] = {}
     for lag, process in whole.items():
         if ended(bench, f"ray-lag{lag}", process):
             result = json.loads((bench.folder / "runs" / f"ray-lag{lag}" / "result.json").read_text())
@@ -91,11 +91,12 @@ def _kill_at(bench: Bench, name: str, process: subprocess.Popen[str], step: int)
 
 
 def full_size(bench: Bench) -> None:
-    """Stable Diffusion's size on Ray: a sampler and the learner share the GPU; images a second in turn and at lag 1."""
-    few: Sequence[str] = ("policy.steps=2", "learner.images_per_step=4", "learner.minibatch=4", "actors.batch=2", "steps=2",
-                          "policy.dtype=float32", "actors.gpus=0", "learner.gpus=0") if bench.dry else (
-        "policy.steps=10", "learner.images_per_step=32", "learner.minibatch=16", "actors.batch=16", "learner.micro_batch=8",
-        "steps=4", "actors.gpus=0.4", "learner.gpus=0.6")
+    """Stable Diffusion's size on Ray: sampler and learner share the GPU; seconds a step at lag 0 and 1."""
+    few = ("policy.steps=10", "learner.images_per_step=32", "learner.minibatch=16", "actors.batch=16", "steps=4",
+           "learner.micro_batch=8", "actors.gpus=0.4", "learner.gpus=0.6")
+    if bench.dry:
+        few = ("policy.steps=2", "learner.images_per_step=4", "learner.minibatch=4", "actors.batch=2", "steps=2",
+               "policy.dtype=float32", "actors.gpus=0", "learner.gpus=0")
     for lag in (0,) if bench.dry else (0, 1):
         name = f"size-lag{lag}"
         words = (f"policy.base={bench.model()}", "prompts.kind=simple_animals", f"lag={lag}", *few)

@@ -18,7 +18,6 @@ from actors.prompts import Draw, source
 from actors.sampler import Sampler
 from bench.gpu.correctness import drawn
 from bench.gpu.measure import RATES, Bench
-from bench.gpu.models import perturb
 from ddpo.base import BaseModel
 from ddpo.config import Run
 from ddpo.denoiser import Denoiser
@@ -37,8 +36,8 @@ def sampling(bench: Bench) -> None:
     """Images a second of the Sampler by batch, its largest memory, and the parts beside the chain."""
     steps = 2 if bench.dry else 10
     for batch in (2,) if bench.dry else (4, 8, 16, 32):
-        run, base = bench.run(half(bench), f"policy.steps={steps}", f"actors.batch={batch}", f"learner.images_per_step={batch}",
-                              f"learner.minibatch={batch}")
+        run, base = bench.run(half(bench), f"policy.steps={steps}", f"actors.batch={batch}",
+                              f"learner.images_per_step={batch}", f"learner.minibatch={batch}")
         sampler, policy = Sampler(run, base), Learner(run, base).policy()
         part = Draw(run, source(run.prompts))(0).chunks(batch)[0]
         seconds = bench.seconds(lambda s=sampler, p=part, w=policy: s.sample(p, w), 2)
@@ -257,6 +256,7 @@ WAYS: dict[str, Callable[[Denoiser], None]] = {
     "LoRA fused, channels last, flash": _both_of(_fused_lora, _channels_last, _flash_attention),
     "LoRA fused, channels last, cuDNN attention": _both_of(_fused_lora, _channels_last, _cudnn_attention),
     "LoRA fused, channels last, cuDNN tuned": _both_of(_flash_attention, _fused_lora, _channels_last, _tuned),
-    "LoRA in half, channels last, blocks compiled": _both_of(_flash_attention, _half_lora, _channels_last, _compiled_blocks),
+    "LoRA in half, channels last, blocks compiled": _both_of(_flash_attention, _half_lora, _channels_last,
+                                                             _compiled_blocks),
     "LoRA in half, channels last, compiled": _both_of(_flash_attention, _half_lora, _channels_last, _compiled),
 }

@@ -21,7 +21,7 @@ class Worker:
     goes beyond its time takes it along, with all that it started, and the next part gets another."""
 
     def __init__(self, folder: Path, dry: bool) -> None:
-        context = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA once a parent has asked for it
+        context = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA once its parent has
         self.pipe, end = context.Pipe()
         self.process = context.Process(target=_serve, args=(end, folder, dry))
         self.process.start()

@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_iter
 from ddpo.base import SDXL, TEXT_PARTS, BaseModel
 from ddpo.condition import Condition
 from ddpo.config import Run
-from ddpo.denoiser import DTYPES, Denoiser
+from ddpo.denoiser import DTYPES, Denoiser, decoder_dtype
 
 META = torch.device("meta")
 
@@ -130,7 +130,7 @@ def fused() -> Iterator[None]:
 def sampler(run: Run, base: BaseModel, denoiser: Denoiser) -> Memory:
     """One sampler, at the larger of its two peaks: a step of the chain, or the decoder."""
     vae, alive = _autoencoder(run, base), Alive()
-    weights = _weights(alive, [denoiser.unet, vae, *_text_encoders(run, base)])
+    weights = _weights(alive, [denoiser.unet, vae, *_text_encoders(run, base)], denoiser)
     given = rows(base, denoiser, run.actors.batch)
     states = given[0].nbytes * 2 * (run.policy.steps + 1)  # and as much noise, drawn beforehand
     with fused(), alive:
@@ -142,7 +142,7 @@ def sampler(run: Run, base: BaseModel, denoiser: Denoiser) -> Memory:
 def learner(run: Run, base: BaseModel, denoiser: Denoiser) -> Memory:
     """One rank in a minibatch's second micro-batch, when the first one's gradients are there."""
     alive, options = Alive(), run.learner
-    weights = _weights(alive, [denoiser.unet])
+    weights = _weights(alive, [denoiser.unet], denoiser)
     grads = {weight: torch.empty_like(weight) for weight in denoiser.trainable.values()}
     gradients = alive.count(grads.values()) - weights
     for weight, grad in grads.items():
@@ -155,7 +155,9 @@ def learner(run: Run, base: BaseModel, denoiser: Denoiser) -> Memory:
     return Memory(weights, gradients * (4 if options.ema else 3), alive.peak - weights - gradients)
 
 
-def _weights(alive: Alive, networks: list[Any]) -> int:
+def _weights(alive: Alive, networks: list[Any], denoiser: Denoiser) -> int:
+    """Of the networks, and the fp32 masters of what the policy's network holds in half precision."""
+    alive.count(denoiser.trainable.values())
     return alive.count(tensor for network in networks for tensor in (*network.parameters(), *network.buffers()))
 
 
@@ -190,10 +192,8 @@ def _of_config(kind: Any, base: BaseModel, part: str, dtype: torch.dtype) -> Any
 def _autoencoder(run: Run, base: BaseModel) -> Any:
     from diffusers import AutoencoderKL
 
-    overflows = base.vae_overflows and run.policy.dtype == "float16"
-    vae = _of_config(AutoencoderKL, base, "vae", torch.float32 if overflows else DTYPES[run.policy.dtype])
-    if base.pipeline == SDXL:
-        vae.enable_slicing()
+    vae = _of_config(AutoencoderKL, base, "vae", decoder_dtype(base, run.policy.dtype))
+    vae.enable_slicing()
     return vae
 
 

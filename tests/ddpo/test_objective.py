@@ -51,9 +51,11 @@ def test_tally_adds_up_over_micro_batches():
 
 def test_delta_by_timestep_is_the_mean_noisiest_first():
     tally = Tally(1)
-    tally.add_first([1, 951, 1], torch.tensor([0.2, -0.5, -0.4]))
+    tally.add_first([1, 951, 1], torch.tensor([0.2, -0.5, -0.4]), 0.3)
     assert list(tally.delta_by_timestep()) == [951, 1]
     assert tally.delta_by_timestep()[1] == pytest.approx(0.3)
+    assert tally.first_cut_share == pytest.approx(2 / 3)  # exp(-0.5) and exp(-0.4) are below 0.7
+    assert math.isnan(Tally(1).first_cut_share)
 
 
 def test_importance_is_the_ratio_of_the_joint_probabilities():

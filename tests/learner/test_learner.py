@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
 from contextlib import nullcontext
 
 import numpy as np
@@ -13,31 +12,14 @@ import pytest
 import torch
 from learning import local_pools
 from safetensors.numpy import load_file
+from updating import ADVANTAGES, ALL, drawn, made
 
 from actors.prompts import Draw, source
-from actors.sampler import Sampler
 from ddpo.base import find
 from ddpo.condition import Condition
-from ddpo.config import Run
 from ddpo.errors import DeliveryError, InputError
-from ddpo.types import Trajectory
 from learner import checkpoint, lora
 from learner.learner import Learner
-
-ADVANTAGES = np.array([1.0, -1.0, 0.5, 2.0, -0.5, 0.3, -2.0, 0.7])
-ALL = np.ones(8, bool)
-
-
-def drawn(run: Run, learner: Learner, batch: int = 0) -> list[Trajectory]:
-    sampler = Sampler(run, find(run.policy.base))
-    prompts = Draw(run, source(run.prompts))(batch)
-    return [sampler.sample(part, learner.policy())[1] for part in prompts.chunks(run.actors.batch)]
-
-
-def made(make_run: Callable[..., Run], *overrides: str) -> tuple[Run, Learner, list[Trajectory]]:
-    run = make_run(*overrides)
-    learner = Learner(run, find(run.policy.base))
-    return run, learner, drawn(run, learner)
 
 
 def test_ratio_is_exactly_one_with_unchanged_weights(make_run):
