@@ -1,4 +1,4 @@
-"""Models of the published sizes with random weights, in diffusers' layout: no weights travel to a machine without a net.
+"""Models of the published sizes with random weights, in diffusers' layout: no weights travel to a GPU.
 
 Consumes a folder, produces model folders in it; waits for nothing. What needs a trained model takes menagerie.
 """
@@ -47,10 +47,12 @@ def build(bench: Bench) -> None:
     with bench.device:
         torch.manual_seed(0)
         unet: Any = UNet2DConditionModel(**SMALL if bench.dry else UNETS["sd15"])
-        widths = (32, 32, 32, 32) if bench.dry else (128, 256, 512, 512)
-        vae: Any = AutoencoderKL(block_out_channels=widths, down_block_types=("DownEncoderBlock2D",) * 4,
-                                 up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=2,
-                                 sample_size=64 if bench.dry else 512)
+        decoder: dict[str, Any] = {
+            "block_out_channels": (32, 32, 32, 32) if bench.dry else (128, 256, 512, 512), "layers_per_block": 2,
+            "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
+            "sample_size": 128 if bench.dry else 512,
+        }
+        vae: Any = AutoencoderKL(**decoder)
     bench.say("parameters of the UNet", sum(weight.numel() for weight in unet.parameters()), "", "859520964")
     unet.to(dtype).save_pretrained(folder / "unet")
     vae.to(dtype).save_pretrained(folder / "vae")
@@ -74,8 +76,11 @@ def _text(bench: Bench, folder: Path, dtype: torch.dtype) -> None:
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"model_max_length": 77}))
     told = json.loads((BUILT_IN["menagerie"] / "text_encoder" / "config.json").read_text())
     ids: dict[str, Any] = {name: told[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    size: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2} if bench.dry \
-        else {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+    size: dict[str, Any] = {
+        "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+    }
+    if bench.dry:
+        size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     with bench.device:
         encoder: Any = CLIPTextModel(CLIPTextConfig(vocab_size=49408, max_position_embeddings=77, **ids, **size))
     encoder.to(dtype).save_pretrained(folder / "text_encoder")
