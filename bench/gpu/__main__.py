@@ -28,8 +28,9 @@ from ddpo.source import ROOT
 from deploy.facts import _commit
 
 PARTS = {  # in their order, with the seconds that each may take
-    "names": 30, "models": 60, "gradient": 40, "ways": 130, "noise": 50, "learning": 45, "sampling": 45,
-    "ddpo-pytorch": 30, "learns": 60, "repeats": 30, "ray": 150, "profile": 25, "devices": 25, "bare": 30, "size": 90,
+    "names": 30, "models": 60, "gradient": 40, "noise": 50, "learning": 45, "sampling": 45, "ddpo-pytorch": 30,
+    "repeats": 30, "ray": 150, "size": 90, "ways": 150, "options": 45, "devices": 25, "bare": 30, "profile": 25,
+    "rewards": 25, "nccl": 10, "learns": 60,
 }
 
 
@@ -57,7 +58,7 @@ def main() -> int:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description="the fifteen-minute check of a GPU")
     parser.add_argument("--dry", action="store_true", help="on a CPU with tiny networks, to see that every part runs")
     parser.add_argument("--parts", type=lambda text: text.split(","), default=list(PARTS), help=", ".join(PARTS))
     parser.add_argument("--seconds", type=float, default=600, help="for everything (600)")

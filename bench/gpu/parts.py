@@ -12,5 +12,5 @@ FUNCTIONS: dict[str, Callable[[Bench], None]] = {
     "noise": correctness.noise, "learning": speed.learning, "sampling": speed.sampling,
     "ddpo-pytorch": predecessors.ddpo_pytorch, "learns": runs.learns, "repeats": correctness.repeats,
     "ray": runs.on_ray, "profile": speed.profile, "devices": correctness.devices, "bare": predecessors.bare,
-    "size": runs.full_size,
+    "size": runs.full_size, "options": correctness.options, "rewards": correctness.rewards, "nccl": correctness.nccl,
 }

@@ -96,7 +96,7 @@ def full_size(bench: Bench) -> None:
            "learner.micro_batch=8", "actors.gpus=0.4", "learner.gpus=0.6")
     if bench.dry:
         few = ("policy.steps=2", "learner.images_per_step=4", "learner.minibatch=4", "actors.batch=2", "steps=2",
-               "policy.dtype=float32", "actors.gpus=0", "learner.gpus=0")
+               "policy.dtype=float32", "actors.gpus=0", "learner.gpus=0", "--in-process")
     for lag in (0,) if bench.dry else (0, 1):
         name = f"size-lag{lag}"
         words = (f"policy.base={bench.model()}", "prompts.kind=simple_animals", f"lag={lag}", *few)

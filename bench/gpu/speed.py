@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from actors.prompts import Draw, source
 from actors.sampler import Sampler
 from bench.gpu.correctness import drawn
+from bench.gpu.correctness import given as given_
 from bench.gpu.measure import RATES, Bench
+from ddpo.backends import set_backends
 from ddpo.base import BaseModel
-from ddpo.config import Run
+from ddpo.config import GpuConfig, Run
 from ddpo.denoiser import Denoiser
 from learner.learner import Learner
 
@@ -100,9 +101,7 @@ def profile(bench: Bench) -> None:
 
 
 def _given(base: BaseModel, denoiser: Denoiser, rows: int) -> tuple[Any, ...]:
-    from bench.gpu.correctness import _given
-
-    return _given(base, denoiser, [min(20, denoiser.config.steps - 1)] * rows)
+    return given_(base, denoiser, [min(20, denoiser.config.steps - 1)] * rows)
 
 
 def _forward(denoiser: Denoiser, given: tuple[Any, ...]) -> Callable[[], Any]:
@@ -117,6 +116,7 @@ def _both(denoiser: Denoiser, given: tuple[Any, ...]) -> Callable[[], Any]:
     def both() -> None:
         gaussian = denoiser.step(*given)
         (gaussian.log_prob(given[0]).sum() * 64.0).backward()
+        denoiser.learning.take_gradients()
 
     return both
 
@@ -154,6 +154,7 @@ def ways(bench: Bench) -> None:
         torch._dynamo.reset()
         denoiser = Denoiser(base, run.policy, run.seed)
         try:
+            set_backends(run.gpu, denoiser.device)
             change(denoiser)
             given = _given(base, denoiser, rows)
             began = bench.seconds(_forward(denoiser, given), 1, warm=0)
@@ -170,69 +171,43 @@ def ways(bench: Bench) -> None:
         del denoiser
 
 
-def _no_lora(denoiser: Denoiser) -> None:
+def _without_lora(denoiser: Denoiser) -> None:
     denoiser.unet.disable_adapters()
     denoiser.unet.conv_in.weight.requires_grad_(True)  # so that a backward pass goes all the way
 
 
-def _half_lora(denoiser: Denoiser) -> None:
-    for weight in denoiser.trainable.values():
-        weight.data = weight.data.to(denoiser.unet.dtype)
-
-
-def _fused_lora(denoiser: Denoiser) -> None:
-    """W x + s B (A x) with the sum in the matrix product."""
+def _lora_of_peft(denoiser: Denoiser) -> None:
+    """LoRA's matrices in fp32 and peft's own forward, as before ddpo.trainable."""
     from peft.tuners.lora.layer import Linear
 
-    _half_lora(denoiser)
-    for module in denoiser.unet.modules():
-        if isinstance(module, Linear):
-            module.forward = _addmm(module)  # type: ignore[method-assign]
+    for layer in denoiser.unet.modules():
+        if isinstance(layer, Linear):
+            layer.__dict__.pop("forward", None)  # pyright: ignore
+    for weight in denoiser.learning.copies.values():
+        weight.data = weight.data.float()
 
 
-def _addmm(module: Any) -> Callable[[Tensor], Tensor]:
-    a, b, scale = module.lora_A["default"].weight, module.lora_B["default"].weight, module.scaling["default"]
-
-    def forward(x: Tensor, *_: Any, **__: Any) -> Tensor:
-        base = module.base_layer(x)
-        inner = torch.nn.functional.linear(x, a)
-        flat = torch.addmm(base.reshape(-1, base.shape[-1]), inner.reshape(-1, inner.shape[-1]), b.t(), alpha=scale)
-        return flat.view_as(base)
-
-    return forward
+def _channels_first(denoiser: Denoiser) -> None:
+    denoiser.unet.to(memory_format=torch.contiguous_format)
 
 
-def _channels_last(denoiser: Denoiser) -> None:
-    denoiser.unet.to(memory_format=torch.channels_last)
-
-
-def _both_of(*changes: Callable[[Denoiser], None]) -> Callable[[Denoiser], None]:
-    def change(denoiser: Denoiser) -> None:
-        for one in changes:
-            one(denoiser)
-
-    return change
+def _not_repeatable(denoiser: Denoiser) -> None:
+    torch.use_deterministic_algorithms(False)
 
 
 def _tuned(denoiser: Denoiser) -> None:
     torch.backends.cudnn.benchmark = True
 
 
-def _cudnn_attention(denoiser: Denoiser) -> None:
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cuda.enable_flash_sdp(False)
-    torch.backends.cuda.enable_mem_efficient_sdp(False)
-    torch.backends.cuda.enable_cudnn_sdp(True)
+def _attention(kind: str) -> Callable[[Denoiser], None]:
+    def change(denoiser: Denoiser) -> None:
+        set_backends(GpuConfig(attention=kind), denoiser.device)
 
-
-def _flash_attention(denoiser: Denoiser) -> None:
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cuda.enable_flash_sdp(True)
-    torch.backends.cuda.enable_mem_efficient_sdp(False)
-    torch.backends.cuda.enable_cudnn_sdp(False)
+    return change
 
 
 def _compiled_blocks(denoiser: Denoiser) -> None:
+    """Region by region: the same block is compiled once for every shape."""
     from diffusers.models.attention import BasicTransformerBlock
     from diffusers.models.resnet import ResnetBlock2D
 
@@ -245,18 +220,15 @@ def _compiled(denoiser: Denoiser) -> None:
     denoiser.unet.compile(dynamic=False)
 
 
-WAYS: dict[str, Callable[[Denoiser], None]] = {
+WAYS: dict[str, Callable[[Denoiser], None]] = {  # what takes longest to start comes last
     "as it is": lambda denoiser: None,
-    "without LoRA": _no_lora,
-    "LoRA in half": _half_lora,
-    "LoRA in half, fused": _fused_lora,
-    "channels last": _channels_last,
-    "LoRA in half, channels last": _both_of(_half_lora, _channels_last),
-    "LoRA fused, channels last": _both_of(_fused_lora, _channels_last),
-    "LoRA fused, channels last, flash": _both_of(_fused_lora, _channels_last, _flash_attention),
-    "LoRA fused, channels last, cuDNN attention": _both_of(_fused_lora, _channels_last, _cudnn_attention),
-    "LoRA fused, channels last, cuDNN tuned": _both_of(_flash_attention, _fused_lora, _channels_last, _tuned),
-    "LoRA in half, channels last, blocks compiled": _both_of(_flash_attention, _half_lora, _channels_last,
-                                                             _compiled_blocks),
-    "LoRA in half, channels last, compiled": _both_of(_flash_attention, _half_lora, _channels_last, _compiled),
+    "without LoRA": _without_lora,
+    "LoRA as peft computes it": _lora_of_peft,
+    "channels first": _channels_first,
+    "not repeatable": _not_repeatable,
+    "cuDNN tuned": _tuned,
+    "cuDNN attention": _attention("cudnn"),
+    "memory-efficient attention": _attention("efficient"),
+    "blocks compiled": _compiled_blocks,
+    "compiled": _compiled,
 }
