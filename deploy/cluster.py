@@ -12,6 +12,7 @@ import math
 import os
 import secrets
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -66,6 +67,8 @@ def connected(run: Run) -> Iterator[None]:
     try:
         with whole():
             _join(address, f"no Ray cluster answers at {address!r}", JOINERS) if address else _start(run)
+            if note := unused(run, ray.cluster_resources().get("GPU", 0)):
+                print(f"Note: {note}", file=sys.stderr, flush=True)
         yield
     finally:
         with undisturbed():
@@ -122,6 +125,16 @@ def _start(run: Run) -> None:
         )
 
 
+def unused(run: Run, present: float) -> str:
+    """What to say where a cluster has GPUs and the run reserves none; "" where there is nothing to say."""
+    if not present or _sum(run, "gpus") or run.policy.device == "cpu":
+        return ""
+    return (
+        f"the cluster has {present:g} GPU{'s' * (present != 1)} and the run reserves none, so all of it computes on "
+        "CPUs: a worker that reserves no GPU does not see one. Fractions share one: actors.gpus=0.4 learner.gpus=0.6."
+    )
+
+
 def _join(address: str, absent: str, advice: str) -> None:
     import ray
 
@@ -165,9 +178,8 @@ def pools(prepared: Prepared, board: Board | None = None) -> Iterator[tuple[Any,
     from learner.ray_group import RayLearner
     from rewards.pooled import PooledRewards
 
-    run, base, staff, control = prepared.run, prepared.base, Staff(prepared.run.name, _environment), ControlThread()
-    environment = _environment(run.learner.threads)
-    learner = RayLearner(run, base, environment, labels_here(run.learner), control, same_sources)
+    run, base, staff, control = prepared.run, prepared.base, Staff(prepared.run.name, environment), ControlThread()
+    learner = RayLearner(run, base, environment(run.learner), labels_here(run.learner), control, same_sources)
     try:
         samplers = PooledSamplers(run, base, control, staff)
         rewards = PooledRewards(run, prepared.reward_sources, control, staff)
@@ -208,5 +220,11 @@ def images(rollouts: Rollouts) -> list[Images]:
         raise DeadlineError("the images of a chunk were lost with their node twice.") from None
 
 
-def _environment(threads: int) -> dict[str, Any]:
-    return {"env_vars": {**QUIET, **thread_settings(threads)}}
+def environment(wants: Any) -> dict[str, Any]:
+    """The runtime environment of a worker that asks for `wants.threads` and `wants.gpus`.
+
+    One that reserves no GPU sees none. Ray would let it see all of them (it leaves CUDA_VISIBLE_DEVICES alone where the
+    reservation is 0), and it would sit down on the first one beside those that reserved it.
+    """
+    hidden = {} if wants.gpus else {"CUDA_VISIBLE_DEVICES": ""}
+    return {"env_vars": {**QUIET, **thread_settings(wants.threads), **hidden}}

@@ -132,9 +132,9 @@ def _has_died(node: str) -> bool:
 
 
 class Staff:
-    """Where the pools of a run get their workers."""
+    """Where the pools of a run get their workers; `environment` is their processes', by what a worker wants."""
 
-    def __init__(self, run: str, environment: Callable[[int], dict[str, Any]]) -> None:
+    def __init__(self, run: str, environment: Callable[[Any], dict[str, Any]]) -> None:
         self.run, self.environment = run, environment
 
     def put(self, value: Any) -> Any:
@@ -147,7 +147,7 @@ class Staff:
         """What starts the worker with a number; `wants` says its cpus, gpus, threads, role and accelerator."""
         options = {
             "num_cpus": wants.cpus, "num_gpus": wants.gpus, "max_restarts": -1, "max_task_retries": 0,
-            "runtime_env": self.environment(wants.threads), "label_selector": labels_here(wants),
+            "runtime_env": self.environment(wants), "label_selector": labels_here(wants),
         }
         remote = ray.remote(kind)
 
