@@ -19,6 +19,7 @@ from torch import Tensor
 from ddpo.base import BaseModel
 from ddpo.condition import Condition
 from ddpo.config import PolicyConfig
+from ddpo.device import place
 from ddpo.errors import BaseModelError, DeliveryError, InputError
 from ddpo.mdp import Gaussian, Schedule, denoise, guide, noised, schedule, training_abar
 from ddpo.types import Policy
@@ -27,24 +28,18 @@ from ddpo.weights import digest, unpack
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def device(name: str) -> torch.device:
-    """The device of policy.device; raises InputError where cuda is asked for and there is none."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError('policy.device is "cuda", but torch sees no GPU here. Write "auto" or "cpu".')
-    return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu"))
-
-
 class Denoiser:
     """p_theta(x_{t-1} | x_t, c) with theta the LoRA matrices (fp32) or the whole UNet (fp32).
 
     unet: one to take instead of loading the base model's, such as one without data (deploy.planning.memory).
 
-    Raises BaseModelError where the UNet cannot be loaded, InputError where LoRA's targets match nothing.
+    Raises BaseModelError where the UNet cannot be loaded, InputError where LoRA's targets match nothing, DeviceError as
+    ddpo.device.place does.
     """
 
     def __init__(self, base: BaseModel, config: PolicyConfig, seed: int, unet: Any = None) -> None:
         self.config = config
-        self.device = device(config.device)
+        self.device = place(config.device)
         facts = _scheduler_config(base)
         self.schedule: Schedule = schedule(facts, config.steps, config.eta).to(self.device)
         self.abar_N = training_abar(facts).to(self.device)

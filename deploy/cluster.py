@@ -19,6 +19,7 @@ from typing import Any
 
 from ddpo.config import Run
 from ddpo.control import ControlThread
+from ddpo.device import RESERVED
 from ddpo.errors import DeadlineError, InputError, WorkerError
 from ddpo.stages import stages
 from ddpo.types import Images, Rollouts
@@ -227,4 +228,4 @@ def environment(wants: Any) -> dict[str, Any]:
     reservation is 0), and it would sit down on the first one beside those that reserved it.
     """
     hidden = {} if wants.gpus else {"CUDA_VISIBLE_DEVICES": ""}
-    return {"env_vars": {**QUIET, **thread_settings(wants.threads), **hidden}}
+    return {"env_vars": {**QUIET, **thread_settings(wants.threads), RESERVED: f"{wants.gpus:g}", **hidden}}

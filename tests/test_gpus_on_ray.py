@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import seeing
+import torch
+from learning import on_cluster
 
 from ddpo.config import ActorsConfig
+from ddpo.errors import DeviceError
 from deploy import cluster
 
 pytestmark = pytest.mark.ray
@@ -30,18 +35,15 @@ def claimed() -> Iterator[None]:
     os.environ.update(before)
 
 
-class Eye:
-    """A worker that tells what it sees."""
-
-    def visible(self) -> str | None:
-        return os.environ.get("CUDA_VISIBLE_DEVICES")
-
-
 @pytest.mark.parametrize("override", ["0", "1"])  # Ray's own setting, for clusters that somebody else has started
 def test_a_worker_sees_the_gpus_that_it_reserves_and_no_others(claimed, override):
     import ray
 
     from deploy.staff import Staff
+
+    class Eye:  # in here, since a worker cannot import this file
+        def visible(self) -> str | None:
+            return os.environ.get("CUDA_VISIBLE_DEVICES")
 
     def environment(wants: Any) -> dict[str, Any]:
         settings = cluster.environment(wants)["env_vars"]
@@ -49,7 +51,8 @@ def test_a_worker_sees_the_gpus_that_it_reserves_and_no_others(claimed, override
 
     staff, seen = Staff("seeing", environment), {}
     for gpus in (0.0, 0.5, 2.0):
-        worker = staff.hire(f"eye-{gpus}", Eye, (), replace(ActorsConfig(), gpus=gpus, role="", cpus=0), 60)(0)
+        wants = replace(ActorsConfig(), gpus=gpus, cpus=0)
+        worker = staff.hire(f"eye-{override}-{gpus}", Eye, (), wants, 60)(0)
         seen[gpus] = ray.get(worker.actor.visible.remote(), timeout=60)
         worker.kill()
     assert seen[0.0] == "" and seen[0.5] in ("0", "1") and sorted(seen[2.0].split(",")) == ["0", "1"]
@@ -61,3 +64,14 @@ def test_a_run_that_leaves_all_gpus_unused_says_so(make_run):
     assert not cluster.unused(make_run(), 0)
     assert not cluster.unused(make_run("policy.device=cpu"), 2)
     assert not cluster.unused(make_run("rewards.jpeg.gpus=0.5"), 2)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+@pytest.mark.parametrize("word", ["actors.gpus=0.1", "learner.gpus=0.1", "rewards.look.gpus=0.1"])
+def test_a_worker_whose_gpu_torch_cannot_use_ends_the_run_at_its_start(make_run, claimed, tmp_path, word):
+    seeing.clip(tmp_path / "clip")
+    look = f"rewards.look={{kind='clipscore', model='{tmp_path / 'clip'}'}}"
+    run, start = make_run(look, word, "actors.count=1", f"name={word.split('.gpus')[0]}"), time.monotonic()
+    with pytest.raises(DeviceError, match=r"this worker has reserved 0.1 GPU, but torch .* NVIDIA driver: "):
+        on_cluster(run)
+    assert time.monotonic() - start < 60
