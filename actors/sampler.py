@@ -22,6 +22,7 @@ from ddpo.base import SDXL, BaseModel
 from ddpo.condition import Condition
 from ddpo.config import Run
 from ddpo.denoiser import DTYPES, Denoiser
+from ddpo.device import hardware
 from ddpo.errors import BaseModelError, DdpoError
 from ddpo.pictures import fingerprints
 from ddpo.subset import held, trainable, trained
@@ -61,7 +62,8 @@ class Sampler:
             null.text_BLD[0].cpu().numpy(), c.pooled_BP.cpu().numpy(), null.pooled_BP[0].cpu().numpy(),
         )
         marks, seconds = fingerprints(pixels), time.perf_counter() - start
-        return images, trajectory, Receipt(prompts.ids, policy.version, digest, seconds, kl_B, marks)
+        machine = hardware(self.run.policy.device)
+        return images, trajectory, Receipt(prompts.ids, policy.version, digest, seconds, kl_B, marks, machine)
 
     def _load(self, policy: Policy) -> str:
         """Load a policy; the digest returned is of the weights in the module, not of the message."""

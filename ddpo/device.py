@@ -1,4 +1,4 @@
-"""Where a process computes: on the GPU that it reserved, or on the CPU.
+"""Where a process computes: on the GPU that it reserved, or on the CPU; and what its numbers depend on there.
 
 Consumes the config's word and what the cluster reserved for this process, produces a torch device, or an error that
 says why the GPU cannot be used; waits for nothing. torch is imported where it is needed: a client needs none.
@@ -12,6 +12,7 @@ import os
 import re
 import socket
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 RESERVED = "DDPO_GPUS"  # environment of a worker on a cluster: the GPUs that it reserved; absent in any other process
+Hardware = Mapping[str, str]  # what a process computes on, by the names in `hardware`
 NEEDS = {"11": "450", "12": "525", "13": "580"}  # the oldest driver that runs a CUDA of this major version
 
 
@@ -130,3 +132,26 @@ def _note_idle_gpu() -> None:
             reason = str(error).strip().partition("\n")[0].rstrip(".")
             print(f"Note: torch sees no GPU here, so the CPU computes: {reason}. {_versions()}. {_cure()}",
                   file=sys.stderr, flush=True)
+
+
+@functools.cache
+def hardware(name: str) -> Hardware:
+    """What the numbers of this process depend on besides config and seed, as `place(name)` puts it: the GPU's name and
+    compute capability, driver, CUDA and cuDNN, or the CPU's vector instructions; and torch. Empty without torch."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return {}
+    if name == "cpu" or not torch.cuda.is_available():
+        return {"device": "cpu", "capability": torch.backends.cpu.get_cpu_capability(), "torch": torch.__version__}
+    return {
+        "device": torch.cuda.get_device_name(),
+        "capability": ".".join(map(str, torch.cuda.get_device_capability())),
+        "driver": driver() or "unknown", "cuda": str(torch.version.cuda or torch.version.hip),
+        "cudnn": str(torch.backends.cudnn.version()), "torch": torch.__version__,
+    }
+
+
+def shown(found: Hardware) -> str:
+    """For a person."""
+    rest = ", ".join(f"{name} {value}" for name, value in found.items() if name != "device")
+    return f"{found['device']} ({rest})" if found else "a process without torch"

@@ -88,6 +88,7 @@ class Receipt:
     version, digest: as in Trajectory
     kl_B:            KL(p || p_base) of each image, mean over its steps and latent dimensions; NaN where not measured
     pixels:          sha256 of each image's pixels: proof that one drawn again later is the same
+    hardware:        what drew it, as ddpo.device.hardware says it: on another kind the last bits may differ
     """
 
     ids: tuple[int, ...]
@@ -96,6 +97,7 @@ class Receipt:
     seconds: float
     kl_B: NDArray[np.float64]
     pixels: tuple[str, ...]
+    hardware: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

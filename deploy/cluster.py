@@ -26,6 +26,7 @@ from ddpo.types import Images, Rollouts
 from deploy import heap
 from deploy.board import Board
 from deploy.interrupt import undisturbed, whole
+from deploy.machines import Machines
 from deploy.placing import labels_here
 from deploy.prepare import Prepared
 
@@ -170,17 +171,26 @@ def _sum(run: Run, kind: str) -> int:
 
 
 @contextmanager
-def pools(prepared: Prepared, board: Board | None = None) -> Iterator[tuple[Any, Any, Any]]:
-    """Samplers, rewards and learner on the connected cluster, started and running this very code."""
+def pools(
+    prepared: Prepared, board: Board | None = None, machines: Machines | None = None
+) -> Iterator[tuple[Any, Any, Any]]:
+    """Samplers, rewards and learner on the connected cluster, started and running this very code; `machines` is told
+    what they compute on."""
     from actors.pooled import PooledSamplers
     from deploy.jobs.mailbox import mind
-    from deploy.staff import Staff, same_sources
+    from deploy.staff import Staff, arrived
     from deploy.starting import await_start, lack, tell_of_lacks
     from learner.ray_group import RayLearner
     from rewards.pooled import PooledRewards
 
-    run, base, staff, control = prepared.run, prepared.base, Staff(prepared.run.name, environment), ControlThread()
-    learner = RayLearner(run, base, environment(run.learner), labels_here(run.learner), control, same_sources)
+    run, base, control = prepared.run, prepared.base, ControlThread()
+    note = (machines or Machines(run)).note
+
+    async def rank_arrived(reference: Any) -> None:
+        note("learner", await arrived(reference))
+
+    staff = Staff(run.name, environment, note)
+    learner = RayLearner(run, base, environment(run.learner), labels_here(run.learner), control, rank_arrived)
     try:
         samplers = PooledSamplers(run, base, control, staff)
         rewards = PooledRewards(run, prepared.reward_sources, control, staff)

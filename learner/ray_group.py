@@ -34,7 +34,7 @@ class RayLearner:
     """The main loop's learner; keeps the newest policy and state, the policies in flight and the current step.
 
     labels: what the nodes of its ranks must have
-    arrived: waits for a rank's fingerprint; raises Lost where it died, WorkerError where it runs other code
+    arrived: waits for a rank's Arrival; raises Lost where it died, WorkerError where it runs other code
     standing: done once all ranks have loaded the model and met
     """
 

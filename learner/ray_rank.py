@@ -14,11 +14,11 @@ import ray
 import torch
 from numpy.typing import NDArray
 
+from ddpo.arrival import Arrival, arrive
 from ddpo.base import BaseModel
 from ddpo.config import Run
 from ddpo.deadline import stacks_after
 from ddpo.delivery import proven
-from ddpo.source import fingerprint
 from ddpo.types import Policy, Report
 from learner.learner import Learner
 from learner.ranks import Address, Ranks, meeting_point
@@ -46,15 +46,15 @@ class LearnerActor(Learner):
         self.point = meeting_point(host)
         return host, self.point.port
 
-    def start(self, address: Address | None) -> str:
-        """Join the other ranks at an address; returns which code this rank runs.
+    def start(self, address: Address | None) -> Arrival:
+        """Join the other ranks at an address; returns which code this rank runs, and on what.
 
         Ranks with a whole GPU each sum on it; those that share one sum on the host, since NCCL wants one for each.
         """
         if address:
             device = self.denoiser.device if self.run.learner.gpus >= 1 else torch.device("cpu")
             self.ranks.join(address, device, self.run.learner.timeout)
-        return fingerprint()
+        return arrive(f"rank {self.ranks.rank} of the learner", self.run.policy.device)
 
     def learn(
         self, trajectories: list[Any], ids: Sequence[int], advantages_B: NDArray[np.float64], kept_B: NDArray[np.bool_]

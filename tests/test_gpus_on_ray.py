@@ -16,6 +16,8 @@ from learning import on_cluster
 from ddpo.config import ActorsConfig
 from ddpo.errors import DeviceError
 from deploy import cluster
+from deploy.machines import Machines
+from deploy.prepare import prepare
 
 pytestmark = pytest.mark.ray
 
@@ -49,7 +51,7 @@ def test_a_worker_sees_the_gpus_that_it_reserves_and_no_others(claimed, override
         settings = cluster.environment(wants)["env_vars"]
         return {"env_vars": settings | {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": override}}
 
-    staff, seen = Staff("seeing", environment), {}
+    staff, seen = Staff("seeing", environment, lambda crew, found: None), {}
     for gpus in (0.0, 0.5, 2.0):
         wants = replace(ActorsConfig(), gpus=gpus, cpus=0)
         worker = staff.hire(f"eye-{override}-{gpus}", Eye, (), wants, 60)(0)
@@ -75,3 +77,12 @@ def test_a_worker_whose_gpu_torch_cannot_use_ends_the_run_at_its_start(make_run,
     with pytest.raises(DeviceError, match=r"this worker has reserved 0.1 GPU, but torch .* NVIDIA driver: "):
         on_cluster(run)
     assert time.monotonic() - start < 60
+
+
+def test_every_worker_says_what_it_computes_on(make_run, claimed):
+    run = make_run("name=told", "actors.count=1")
+    machines = Machines(run)
+    with cluster.pools(prepare(run), machines=machines):
+        pass
+    cpu = {"device": "cpu", "capability": torch.backends.cpu.get_cpu_capability(), "torch": torch.__version__}
+    assert machines.table() == {"jpeg": [{}], "learner": [cpu], "samplers": [cpu]}
