@@ -137,9 +137,9 @@ class Session:
         """Note what the main loop turns to."""
         self.moves, self.awaited = self.moves + 1, what
 
-    def _moved(self) -> tuple[int, int, int]:
+    def _moved(self) -> tuple[int, int, int, int]:
         """Differs from what it was wherever anything was drawn, scored, learned or written since."""
-        return self.moves, self.samplers.done, self.rewards.done
+        return self.moves, self.samplers.done, self.rewards.done, self.learner.progress
 
     def _stalled(self, seconds: float) -> None:
         """Say what a run that stands still waits for, and what is there; called in the watchdog's thread."""
