@@ -8,7 +8,7 @@ ledger.jsonl has three kinds of lines:
         once its step is learned: on what its images were drawn, from this one to the next such line of the step
     {"step": 4, "image": 24, "fate": "trained", "prompt", "seed", "version", "digest", "pixels", "reward", "said"}
         once its step is learned: trained, or masked with the "reason"; by which weights it was in fact drawn, the
-        sha256 of its pixels, and what rewards said of it, such as captions
+        sha256 of its pixels ("" where it could not be drawn), and what rewards said of it, such as captions
 
 Image lines count from the moment that metrics.jsonl has their step; an image that is drawn and does not count yet is in
 flight. No line depends on time or the order of arrival, nor, where all samplers are of one kind, on place: so a run

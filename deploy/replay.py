@@ -62,6 +62,8 @@ def replay(path: Path, image: int, out: Path | None) -> Replay:
     chunk = _chunk(folder, image, run.actors.batch)
     line = next(line for line in chunk if line["image"] == image)
     file = out or Path(f"{folder.path.resolve().name}-{image}.png")
+    if not line["pixels"]:
+        raise InputError(f"image {image} of {folder.path} has no pixels: {line.get('reason', 'it was not drawn')}.")
     pixels, mark, here = _draw(folder, run, chunk, image)
     try:
         write(file, _png(pixels))
@@ -102,8 +104,10 @@ def _draw(folder: RunFolder, run: Run, chunk: Sequence[Line], image: int) -> tup
         ({},) * len(chunk), tuple(one["seed"] for one in chunk),
     )
     images, _, receipt = Sampler(run, find(run.policy.base)).sample(prompts, policy)
-    row = prompts.ids.index(image)
-    return images.pixels_BYX3[row], receipt.pixels[row], receipt.hardware
+    if image not in images.ids:
+        raise LedgerError(f"image {image} was drawn again and is none here: {receipt.failures[image]}.")
+    pixels = images.pixels_BYX3[images.ids.index(image)]
+    return pixels, receipt.pixels[prompts.ids.index(image)], receipt.hardware
 
 
 def _png(pixels: Any) -> bytes:
