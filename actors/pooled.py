@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from actors.sampler import Sampler
+from ddpo.arrival import Arrival, arrive
 from ddpo.base import BaseModel
 from ddpo.config import Run
 from ddpo.control import Control, within
 from ddpo.deadline import stacks_after
 from ddpo.pool import Pool
 from ddpo.sizing import Size
-from ddpo.source import fingerprint
 from ddpo.types import Chunk, Images, Policy, Prompts, Receipt, Rollouts, Trajectory
 from ddpo.work import Call, numbered
 
@@ -37,9 +37,9 @@ class SamplerActor(Sampler):
         """On Ray's dashboard."""
         return "sampler"
 
-    def fingerprint(self) -> str:
-        """Of the sources on its node."""
-        return fingerprint()
+    def arrival(self) -> Arrival:
+        """Which code it runs, and on what."""
+        return arrive("the sampler", self.run.policy.device)
 
     def sample(self, prompts: Prompts, policy: Policy) -> tuple[Images, Trajectory, Receipt]:
         """As Sampler's; where it hangs, its stacks are in its log before the pool ends it."""

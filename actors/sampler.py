@@ -10,6 +10,7 @@ Y X pixels.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,8 @@ from ddpo.base import BaseModel
 from ddpo.condition import Condition
 from ddpo.config import Run
 from ddpo.denoiser import Denoiser, decoder_dtype
-from ddpo.errors import BaseModelError, DdpoError
+from ddpo.device import hardware
+from ddpo.errors import BaseModelError
 from ddpo.pictures import fingerprints
 from ddpo.subset import held, trainable, trained
 from ddpo.threads import threads
@@ -55,18 +57,29 @@ class Sampler:
             digest = self._load(policy)
             c, null = self.text(prompts.text), self.text.null().expand(len(prompts.ids))
             states_BSCHW, log_probs_BT, kl_B = self._chain(prompts, c, null)
-            pixels = self._decode(states_BSCHW[:, -1])
+            pixels, decoded_B = self._decode(states_BSCHW[:, -1])
         trained_BT = self._trained(prompts)
         held_BS = held(self.run, trained_BT)
-        images = Images(prompts.ids, prompts.text, prompts.metadata, pixels)
         trajectory = Trajectory(
             prompts.ids, policy.version, digest, self.denoiser.schedule.timesteps_T.cpu().numpy(),
             held_BS, states_BSCHW[torch.from_numpy(held_BS)].cpu().numpy(),
             np.where(trained_BT, log_probs_BT.cpu().numpy(), np.float32(np.nan)), c.text_BLD.cpu().numpy(),
             null.text_BLD[0].cpu().numpy(), c.pooled_BP.cpu().numpy(), null.pooled_BP[0].cpu().numpy(),
         )
-        marks, seconds = fingerprints(pixels), time.perf_counter() - start
-        return images, trajectory, Receipt(prompts.ids, policy.version, digest, seconds, kl_B, marks)
+        # An image without a number for every pixel, state and log-prob is masked; rewards do not see it.
+        denoised_B = torch.isfinite(states_BSCHW).flatten(1).all(1).cpu().numpy()
+        denoised_B &= (np.isfinite(trajectory.log_probs_BT) | ~trained_BT).all(1)
+        if self._compared(prompts):
+            denoised_B &= np.isfinite(kl_B)
+        failures = _failures(prompts.ids, denoised_B, decoded_B)
+        images = _drawn(prompts, pixels, failures)
+        marks = tuple(
+            "" if image in failures else mark
+            for image, mark in zip(prompts.ids, fingerprints(pixels), strict=True)
+        )
+        seconds = time.perf_counter() - start
+        machine = hardware(self.run.policy.device)
+        return images, trajectory, Receipt(prompts.ids, policy.version, digest, seconds, kl_B, marks, machine, failures)
 
     def _load(self, policy: Policy) -> str:
         """Load a policy; the digest returned is of the weights in the module, not of the message."""
@@ -102,16 +115,31 @@ class Sampler:
         wanted = self.run.advantage.kl > 0 or prompts.step < 0
         return self.denoiser.schedule.stochastic_T if wanted and self.run.policy.train == "lora" else []
 
-    def _decode(self, latents_BCHW: Tensor) -> NDArray[np.uint8]:
+    def _decode(self, latents_BCHW: Tensor) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """Pixels, and which images have them: in float16 some autoencoders overflow."""
         latents = (latents_BCHW / self.vae.config.scaling_factor).to(self.vae.dtype)
         decoded = self.vae.decode(latents, return_dict=False)[0].float()
-        if not bool(torch.isfinite(decoded).all()):
-            raise DdpoError(
-                "the decoder gave NaN or infinity, so these images have no pixels. In fp16 some autoencoders "
-                'overflow: write policy.dtype = "bfloat16" or "float32".'
-            )
-        pixels = (decoded / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
-        return pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        finite_B = torch.isfinite(decoded).flatten(1).all(1)
+        pixels = (decoded.nan_to_num() / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
+        return pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy(), finite_B.cpu().numpy()
+
+
+def _failures(ids: Sequence[int], denoised_B: NDArray[np.bool_], decoded_B: NDArray[np.bool_]) -> dict[int, str]:
+    """Why an image was not drawn, by its id; an image that was has no entry."""
+    chain, pixels = "the denoiser gave NaN or infinity", "the decoder gave NaN or infinity"
+    return {
+        image: pixels if denoised else chain
+        for image, denoised, decoded in zip(ids, denoised_B, decoded_B, strict=True) if not (denoised and decoded)
+    }
+
+
+def _drawn(prompts: Prompts, pixels_BYX3: NDArray[np.uint8], failures: Mapping[int, str]) -> Images:
+    """The images that there are, for the rewards."""
+    rows = [row for row, image in enumerate(prompts.ids) if image not in failures]
+    return Images(
+        tuple(prompts.ids[row] for row in rows), tuple(prompts.text[row] for row in rows),
+        tuple(prompts.metadata[row] for row in rows), pixels_BYX3[rows] if failures else pixels_BYX3,
+    )
 
 
 def _noise(seeds: tuple[int, ...], count: int, shape_CHW: tuple[int, int, int]) -> Tensor:

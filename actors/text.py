@@ -16,7 +16,8 @@ from torch import Tensor
 from ddpo.base import SDXL, TEXT_PARTS, BaseModel
 from ddpo.condition import Condition
 from ddpo.config import PolicyConfig
-from ddpo.denoiser import DTYPES, device
+from ddpo.denoiser import DTYPES
+from ddpo.device import place
 from ddpo.errors import BaseModelError, InputError
 
 
@@ -52,7 +53,7 @@ class TextEncoder:
     in a batch depends on the sampler, so batching would make the numbers depend on the number of samplers."""
 
     def __init__(self, base: BaseModel, config: PolicyConfig) -> None:
-        self.base, self.device = base, device(config.device)
+        self.base, self.device = base, place(config.device)
         self.tokenizers = load_tokenizers(base)
         self.encoders = [_load(base, part, config).to(self.device) for _, part in TEXT_PARTS[base.pipeline]]
         self._one = lru_cache(maxsize=1024)(self._encode)

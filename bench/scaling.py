@@ -73,7 +73,7 @@ def on_ray(prepared: Prepared, times: Times) -> Found:
     from deploy.staff import Staff  # here, since Ray reads its token when it is imported
 
     run, control, marks, rows = prepared.run, ControlThread(), list[float](), list[Mapping[str, Any]]()
-    staff = Sleepers(Staff(run.name, lambda threads: {"env_vars": cluster.thread_settings(threads)}), times)
+    staff = Sleepers(Staff(run.name, cluster.environment, lambda crew, found: None), times)
     samplers = PooledSamplers(run, prepared.base, control, staff)
     rewards = PooledRewards(run, dict.fromkeys(run.rewards, ""), control, staff)
     learner = SleepingLearner(time.sleep, times)

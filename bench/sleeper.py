@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ddpo.source import fingerprint
+from ddpo.arrival import Arrival, arrive
 from ddpo.types import Images, Policy, Prompts, Receipt, Scores
 
 
@@ -20,9 +20,9 @@ class SleepingWorker:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
 
-    def fingerprint(self) -> str:
-        """Of the sources on its node."""
-        return fingerprint()
+    def arrival(self) -> Arrival:
+        """Which code it runs."""
+        return arrive("a sleeper", "cpu")
 
     def sample(self, part: Prompts, policy: Policy) -> tuple[Images, Any, Receipt]:
         """A chunk without pixels."""

@@ -205,7 +205,8 @@ class LearnerConfig:
     gpus: float = knob(0.0, "GPUs that Ray reserves for one rank", low=0)
     role: str = knob("learner", ROLE)
     accelerator: str = knob("", 'only on nodes with this ray.io/accelerator-type, such as "A100"')
-    timeout: float = knob(3600.0, "seconds one update may take", above=0)
+    timeout: float = knob(600.0, "seconds without a finished micro-batch after which the learner counts as hung",
+                          above=0)
 
 
 @dataclass(frozen=True)
@@ -270,9 +271,8 @@ class Run:
     steps: int = knob(100, "batches drawn and learned from", low=1)
     seed: int = knob(0, "fixes prompts, noise, LoRA's start and the order of minibatches", low=0, high=2**32 - 1)
     lag: int = knob(0, "batches sampled ahead; 0 is the paper's synchronous algorithm", low=0)
-    stall: float = knob(1800.0, "seconds without a chunk drawn or scored or a step learned until the run says what it "
-                        "waits for; half of learner.timeout, since an update, the longest quiet, may take many minutes",
-                        above=0)
+    stall: float = knob(300.0, "seconds without a chunk drawn or scored or a micro-batch learned until the run says "
+                        "what it waits for; by default half of what each of these may take", above=0)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     gpu: GpuConfig = field(default_factory=GpuConfig)
     prompts: PromptsConfig = field(default_factory=PromptsConfig)

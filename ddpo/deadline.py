@@ -6,7 +6,7 @@ import faulthandler
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import TextIO
@@ -40,15 +40,19 @@ def deadline(seconds: float, what: str) -> Iterator[None]:
 
 
 @contextmanager
-def stacks_after(seconds: float, file: TextIO | None = None) -> Iterator[None]:
+def stacks_after(seconds: float, file: TextIO | None = None) -> Iterator[Callable[[], None]]:
     """Write where every thread stands, to stderr or an open file, if the block takes longer; nothing is interrupted, C
-    code is shown. A process has one such block at a time.
+    code is shown. A process has one such block at a time. Gives what starts the seconds anew, for one that moves on.
 
     For a process that is about to be killed: the stacks are read without the interpreter's lock, so that threads which
     still run can crash it (https://github.com/python/cpython/issues/140815).
     """
-    faulthandler.dump_traceback_later(seconds, file=file or sys.stderr)
+
+    def anew() -> None:
+        faulthandler.dump_traceback_later(seconds, file=file or sys.stderr)
+
+    anew()
     try:
-        yield
+        yield anew
     finally:
         faulthandler.cancel_dump_traceback_later()

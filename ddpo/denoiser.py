@@ -18,20 +18,14 @@ from torch import Tensor
 from ddpo.base import BaseModel
 from ddpo.condition import Condition
 from ddpo.config import PolicyConfig
-from ddpo.errors import BaseModelError, DeliveryError, InputError
+from ddpo.device import place
+from ddpo.errors import BaseModelError, DeliveryError
 from ddpo.mdp import Gaussian, Schedule, denoise, guide, noised, schedule, training_abar
 from ddpo.trainable import Trainable
 from ddpo.types import Policy
 from ddpo.weights import digest, unpack
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
-
-def device(name: str) -> torch.device:
-    """The device of policy.device; raises InputError where cuda is asked for and there is none."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError('policy.device is "cuda", but torch sees no GPU here. Write "auto" or "cpu".')
-    return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu"))
 
 
 def decoder_dtype(base: BaseModel, dtype: str) -> torch.dtype:
@@ -47,12 +41,13 @@ class Denoiser:
 
     unet: one to take instead of loading the base model's, such as one without data (deploy.planning.memory).
 
-    Raises BaseModelError where the UNet cannot be loaded, InputError where LoRA's targets match nothing.
+    Raises BaseModelError where the UNet cannot be loaded, InputError where LoRA's targets match nothing, DeviceError as
+    ddpo.device.place does.
     """
 
     def __init__(self, base: BaseModel, config: PolicyConfig, seed: int, unet: Any = None) -> None:
         self.config = config
-        self.device = device(config.device)
+        self.device = place(config.device)
         facts = _scheduler_config(base)
         self.schedule: Schedule = schedule(facts, config.steps, config.eta).to(self.device)
         self.abar_N = training_abar(facts).to(self.device)

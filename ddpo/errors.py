@@ -40,6 +40,10 @@ class NotHereError(BaseModelError):
     """The base model is on no disk of this machine, and the hub did not give it."""
 
 
+class DeviceError(InputError):
+    """A GPU was reserved or asked for, and torch cannot compute on it."""
+
+
 class CheckpointError(InputError):
     """A checkpoint is missing, damaged or of another run."""
 

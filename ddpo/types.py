@@ -46,7 +46,11 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Images:
-    """samplers -> rewards: all that a reward may see. `pixels` is uint8 of shape (B, Y, X, 3)."""
+    """samplers -> rewards: all that a reward may see. `pixels` is uint8 of shape (B, Y, X, 3).
+
+    Images of a chunk that could not be drawn (Receipt.failures) are not among them, so B may be less than the chunk's,
+    and 0.
+    """
 
     ids: tuple[int, ...]
     text: tuple[str, ...]
@@ -87,7 +91,9 @@ class Receipt:
 
     version, digest: as in Trajectory
     kl_B:            KL(p || p_base) of each image, mean over its steps and latent dimensions; NaN where not measured
-    pixels:          sha256 of each image's pixels: proof that one drawn again later is the same
+    pixels:          sha256 of each image's pixels, proof that one drawn again later is the same; "" of one that failed
+    hardware:        what drew it, as ddpo.device.hardware says it: on another kind the last bits may differ
+    failures:        images that could not be drawn, with the reason; they are masked
     """
 
     ids: tuple[int, ...]
@@ -96,6 +102,8 @@ class Receipt:
     seconds: float
     kl_B: NDArray[np.float64]
     pixels: tuple[str, ...]
+    hardware: Mapping[str, str] = field(default_factory=dict)
+    failures: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -12,18 +12,21 @@ import math
 import os
 import secrets
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from ddpo.config import Run
 from ddpo.control import ControlThread
+from ddpo.device import RESERVED
 from ddpo.errors import DeadlineError, InputError, WorkerError
 from ddpo.stages import stages
 from ddpo.types import Images, Rollouts
 from deploy import heap
 from deploy.board import Board
 from deploy.interrupt import undisturbed, whole
+from deploy.machines import Machines
 from deploy.placing import labels_here
 from deploy.prepare import Prepared
 
@@ -66,6 +69,8 @@ def connected(run: Run) -> Iterator[None]:
     try:
         with whole():
             _join(address, f"no Ray cluster answers at {address!r}", JOINERS) if address else _start(run)
+            if note := unused(run, ray.cluster_resources().get("GPU", 0)):
+                print(f"Note: {note}", file=sys.stderr, flush=True)
         yield
     finally:
         with undisturbed():
@@ -122,6 +127,16 @@ def _start(run: Run) -> None:
         )
 
 
+def unused(run: Run, present: float) -> str:
+    """What to say where a cluster has GPUs and the run reserves none; "" where there is nothing to say."""
+    if not present or _sum(run, "gpus") or run.policy.device == "cpu":
+        return ""
+    return (
+        f"the cluster has {present:g} GPU{'s' * (present != 1)} and the run reserves none, so all of it computes on "
+        "CPUs: a worker that reserves no GPU does not see one. Fractions share one: actors.gpus=0.4 learner.gpus=0.6."
+    )
+
+
 def _join(address: str, absent: str, advice: str) -> None:
     import ray
 
@@ -156,18 +171,26 @@ def _sum(run: Run, kind: str) -> int:
 
 
 @contextmanager
-def pools(prepared: Prepared, board: Board | None = None) -> Iterator[tuple[Any, Any, Any]]:
-    """Samplers, rewards and learner on the connected cluster, started and running this very code."""
+def pools(
+    prepared: Prepared, board: Board | None = None, machines: Machines | None = None
+) -> Iterator[tuple[Any, Any, Any]]:
+    """Samplers, rewards and learner on the connected cluster, started and running this very code; `machines` is told
+    what they compute on."""
     from actors.pooled import PooledSamplers
     from deploy.jobs.mailbox import mind
-    from deploy.staff import Staff, same_sources
+    from deploy.staff import Staff, arrived
     from deploy.starting import await_start, lack, tell_of_lacks
     from learner.ray_group import RayLearner
     from rewards.pooled import PooledRewards
 
-    run, base, staff, control = prepared.run, prepared.base, Staff(prepared.run.name, _environment), ControlThread()
-    environment = _environment(run.learner.threads)
-    learner = RayLearner(run, base, environment, labels_here(run.learner), control, same_sources)
+    run, base, control = prepared.run, prepared.base, ControlThread()
+    note = (machines or Machines(run)).note
+
+    async def rank_arrived(reference: Any) -> None:
+        note("learner", await arrived(reference))
+
+    staff = Staff(run.name, environment, note)
+    learner = RayLearner(run, base, environment(run.learner), labels_here(run.learner), control, rank_arrived)
     try:
         samplers = PooledSamplers(run, base, control, staff)
         rewards = PooledRewards(run, prepared.reward_sources, control, staff)
@@ -208,5 +231,11 @@ def images(rollouts: Rollouts) -> list[Images]:
         raise DeadlineError("the images of a chunk were lost with their node twice.") from None
 
 
-def _environment(threads: int) -> dict[str, Any]:
-    return {"env_vars": {**QUIET, **thread_settings(threads)}}
+def environment(wants: Any) -> dict[str, Any]:
+    """The runtime environment of a worker that asks for `wants.threads` and `wants.gpus`.
+
+    One that reserves no GPU sees none. Ray would let it see all of them (it leaves CUDA_VISIBLE_DEVICES alone where the
+    reservation is 0), and it would sit down on the first one beside those that reserved it.
+    """
+    hidden = {} if wants.gpus else {"CUDA_VISIBLE_DEVICES": ""}
+    return {"env_vars": {**QUIET, **thread_settings(wants.threads), RESERVED: f"{wants.gpus:g}", **hidden}}

@@ -74,6 +74,12 @@ class RunFolder:
             write(self.config_file, tomlkit.dumps(plain(run)))
             write(self.path / "run.json", json.dumps(facts, indent=1))
 
+    def add_facts(self, facts: dict[str, Any]) -> None:
+        """Write what is known only once the workers are up."""
+        path = self.path / "run.json"
+        with guarded(path):
+            write(path, json.dumps(json.loads(path.read_text()) | facts, indent=1))
+
     @contextmanager
     def _writable(self) -> Iterator[None]:
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from PIL import Image
 from ddpo.errors import DeadlineError
 from ddpo.loop import Rewards, Samplers
 from ddpo.pictures import shift
-from ddpo.types import Policy, Prompts, Rollouts, Scored
+from ddpo.types import Images, Policy, Prompts, Rollouts, Scored
 from deploy.folder import RunFolder, guarded, write
 
 COLUMNS = 4
@@ -54,7 +54,7 @@ class Gallery:
             step, rollouts, scoring = self.pending.pop(0)
             scored = scoring.wait()
             try:
-                pixels = np.concatenate([images.pixels_BYX3 for images in self.fetch(rollouts)])
+                pixels = _in_order(self.prompts.ids, self.fetch(rollouts))
             except DeadlineError as error:
                 self.say(f"The grid of step {step} is left out: {error} The run goes on without it.")
             else:
@@ -90,8 +90,16 @@ class Gallery:
         """How far the policy has gone: KL to the base, and the images' distance from those of the first policy."""
         first = untile(self.folder.images / "000000.png", pixels_BYX3.shape, self.columns)
         moved = float(shift(pixels_BYX3, first).mean()) if len(first) else math.nan
-        known = {"kl": float(scored.kl_B.mean()), "shift": moved}
+        kl = [value for value in scored.kl_B if not math.isnan(value)]
+        known = {"kl": float(np.mean(kl)) if kl else math.nan, "shift": moved}
         return {name: value for name, value in known.items() if not math.isnan(value)}
+
+
+def _in_order(ids: Sequence[int], chunks: Sequence[Images]) -> NDArray[np.uint8]:
+    """The pixels of all chunks in the order of the prompts; black where an image could not be drawn."""
+    drawn = {image: pixels for chunk in chunks for image, pixels in zip(chunk.ids, chunk.pixels_BYX3, strict=True)}
+    black = np.zeros(chunks[0].pixels_BYX3.shape[1:], np.uint8)
+    return np.stack([drawn.get(image, black) for image in ids])
 
 
 def tile(pixels_BYX3: NDArray[np.uint8], columns: int) -> Image.Image:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from ddpo.base import find
 from ddpo.config import Run
+from ddpo.device import Hardware
 from ddpo.errors import InputError, LedgerError
 from ddpo.types import Prompts
 from deploy import policies
@@ -36,7 +37,7 @@ class Replay:
 
     line:    its line in the ledger
     same:    whether its pixels are those that the run drew
-    changes: what run.json has otherwise than it is here
+    changes: what ledger and run.json have otherwise than it is here
     """
 
     file: Path
@@ -47,7 +48,7 @@ class Replay:
     def check(self) -> None:
         """Raise LedgerError where it is another image than the run drew."""
         if not self.same:
-            found = "; ".join(self.changes) or "nothing that run.json names, so look at the kind of processor or GPU"
+            found = "; ".join(self.changes) or "nothing that the ledger and run.json name"
             raise LedgerError(
                 f"image {self.line['image']} was drawn again ({self.file}), but its pixels are not those of the run "
                 f"(sha256 {self.line['pixels'][:12]} in the ledger). What is drawn is the same bit for bit only on "
@@ -61,12 +62,15 @@ def replay(path: Path, image: int, out: Path | None) -> Replay:
     chunk = _chunk(folder, image, run.actors.batch)
     line = next(line for line in chunk if line["image"] == image)
     file = out or Path(f"{folder.path.resolve().name}-{image}.png")
-    pixels, mark = _draw(folder, run, chunk, image)
+    if not line["pixels"]:
+        raise InputError(f"image {image} of {folder.path} has no pixels: {line.get('reason', 'it was not drawn')}.")
+    pixels, mark, here = _draw(folder, run, chunk, image)
     try:
         write(file, _png(pixels))
     except OSError as error:
         raise InputError(f"--out: {file} cannot be written: {error.strerror}. Give another file.") from None
-    return Replay(file, line, mark == line["pixels"], _changes(folder))
+    changes = [*_differing(read(folder.ledger_file).hardware(line), here), *_changes(folder)]
+    return Replay(file, line, mark == line["pixels"], list(dict.fromkeys(changes)))
 
 
 def _chunk(folder: RunFolder, image: int, size: int) -> list[Line]:
@@ -88,8 +92,8 @@ def _missing(image: int, lines: Mapping[int, Line], ledger: Ledger) -> str:
     return f"the ledger has images {min(lines, default=0)} to {max(lines, default=0)}"
 
 
-def _draw(folder: RunFolder, run: Run, chunk: Sequence[Line], image: int) -> tuple[Any, str]:
-    """The image's pixels and their sha256, drawn within its chunk as a sampler of the run does."""
+def _draw(folder: RunFolder, run: Run, chunk: Sequence[Line], image: int) -> tuple[Any, str, Hardware]:
+    """The image's pixels, their sha256, and on what they were drawn, within its chunk as by a sampler of the run."""
     line = next(line for line in chunk if line["image"] == image)
     policy = policies.find(folder, line["version"], line["digest"])
     os.environ.update(thread_settings(run.actors.threads))
@@ -100,8 +104,10 @@ def _draw(folder: RunFolder, run: Run, chunk: Sequence[Line], image: int) -> tup
         ({},) * len(chunk), tuple(one["seed"] for one in chunk),
     )
     images, _, receipt = Sampler(run, find(run.policy.base)).sample(prompts, policy)
-    row = prompts.ids.index(image)
-    return images.pixels_BYX3[row], receipt.pixels[row]
+    if image not in images.ids:
+        raise LedgerError(f"image {image} was drawn again and is none here: {receipt.failures[image]}.")
+    pixels = images.pixels_BYX3[images.ids.index(image)]
+    return pixels, receipt.pixels[prompts.ids.index(image)], receipt.hardware
 
 
 def _png(pixels: Any) -> bytes:
@@ -116,7 +122,12 @@ def _changes(folder: RunFolder) -> list[str]:
     except (OSError, ValueError):
         return ["run.json, which cannot be read"]
     now = facts(True)
-    return [f"{key} {then.get(key)} then, {now[key]} now" for key in COMPARED if then.get(key) != now[key]]
+    return _differing({key: then.get(key) for key in COMPARED}, {key: now[key] for key in COMPARED})
+
+
+def _differing(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Of what was noted then: what is otherwise now."""
+    return [f"{key} {value} then, {now.get(key, 'none')} now" for key, value in then.items() if now.get(key) != value]
 
 
 def render(found: Replay) -> str:

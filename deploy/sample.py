@@ -59,7 +59,7 @@ def pipeline(folder: Path, run: Run, base: BaseModel) -> Any:
     from diffusers import DDIMScheduler, UNet2DConditionModel
     from diffusers.utils.logging import disable_progress_bar
 
-    from ddpo.denoiser import device
+    from ddpo.device import place
     from learner.lora import UNET_FOLDER
 
     disable_progress_bar()
@@ -75,7 +75,7 @@ def pipeline(folder: Path, run: Run, base: BaseModel) -> Any:
     else:
         pipe.load_lora_weights(str(folder))
     pipe.set_progress_bar_config(disable=True)
-    return pipe.to(device(run.policy.device), torch.float32)
+    return pipe.to(place(run.policy.device), torch.float32)
 
 
 def _draw(pipe: Any, prompt: str, out: Path, seed: int, run: Run, steps: int | None) -> Path:

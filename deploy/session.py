@@ -26,6 +26,7 @@ from deploy.gallery import Gallery
 from deploy.guard import Fall, Guard, mark_best
 from deploy.interrupt import Stop
 from deploy.log import Progress, Wandb, clock, record
+from deploy.machines import Machines
 from deploy.noise import rounding_note
 from deploy.policies import keep
 from deploy.prepare import Prepared
@@ -47,10 +48,11 @@ class Session:
 
     def __init__(
         self, prepared: Prepared, folder: RunFolder, samplers: Any, rewards: Any, learner: Any, fetch: Any, stop: Stop,
-        wandb: Wandb, board: Board | None,
+        wandb: Wandb, board: Board | None, machines: Machines,
     ) -> None:
         self.prepared, self.run, self.folder, self.stop, self.wandb = prepared, prepared.run, folder, stop, wandb
         self.samplers, self.rewards, self.learner, self.board = samplers, rewards, learner, board
+        self.machines, self.known = machines, dict[str, Any]()  # what run.json says of them
         self.draw, self.advantage = Draw(self.run, prepared.prompts), advantage(self.run)
         self.gallery = Gallery(prepared.fixed, samplers, rewards, fetch, folder, lambda text: self.progress.say(text))
         watched = [name for name, reward in self.run.rewards.items() if reward.weight == 0]
@@ -67,6 +69,7 @@ class Session:
             self.learner.restore(saved.step, saved.learner, [(p.version, p.digest) for p in policies])
             self.advantage.restore(saved.advantage)
         self.progress = Progress(self.run, self.learner.step)
+        self._write_machines()
         try:
             with Watchdog(self.run.stall, self._moved, self._stalled, self.folder.stacks_file):
                 self._learn(saved)
@@ -135,9 +138,9 @@ class Session:
         """Note what the main loop turns to."""
         self.moves, self.awaited = self.moves + 1, what
 
-    def _moved(self) -> tuple[int, int, int]:
+    def _moved(self) -> tuple[int, int, int, int]:
         """Differs from what it was wherever anything was drawn, scored, learned or written since."""
-        return self.moves, self.samplers.done, self.rewards.done
+        return self.moves, self.samplers.done, self.rewards.done, self.learner.progress
 
     def _stalled(self, seconds: float) -> None:
         """Say what a run that stands still waits for, and what is there; called in the watchdog's thread."""
@@ -155,12 +158,21 @@ class Session:
     def _enter(self, scored: Scored, metrics: dict[str, Any]) -> Fall | None:
         """Write the step's lines and then keep what it left, so that no checkpoint is without its lines."""
         self.writing = True
-        self.folder.append(self.folder.ledger_file, ledger.fates(scored, metrics["step"]))
+        lines = [*ledger.machines(scored, metrics["step"]), *ledger.fates(scored, metrics["step"])]
+        self.folder.append(self.folder.ledger_file, lines)
+        self._write_machines()
         self.folder.append(self.folder.metrics_file, [metrics])
         fall = self.guard.see(metrics)
         self.kept = self._state() if self.run.policy.train == "lora" else None
         self.writing = False
         return fall
+
+    def _write_machines(self) -> None:
+        """Enter what the workers compute on in run.json, where one of a new kind has come."""
+        found = self.machines.table()
+        if found != self.known:
+            self.folder.add_facts({"workers": found})
+            self.known = found
 
     def _tell(self, metrics: dict[str, Any], fall: Fall | None) -> None:
         self.wandb.scalars(metrics)

@@ -21,6 +21,8 @@ from ray.exceptions import (
     RayTaskError,
 )
 
+from ddpo.arrival import Arrival
+from ddpo.device import Hardware
 from ddpo.errors import DdpoError, WorkerError, original
 from ddpo.source import fingerprint
 from ddpo.work import Call, Failed, Gone, Lost
@@ -32,30 +34,33 @@ CRASHES = 3  # of a process on its way up, before somebody should hear of them; 
 BROKEN = 2  # jobs in a row that a process fails at, before it is started anew
 
 
-async def same_sources(reference: Any) -> None:
-    """Wait for an actor's fingerprint; raises what its start raised, and WorkerError where it runs other code."""
+async def arrived(reference: Any) -> Hardware:
+    """Wait for an actor's Arrival; returns what it computes on. Raises what its start raised, and WorkerError where it
+    runs other code."""
     try:
-        found = await reference
+        arrival: Arrival = await reference
     except ActorUnavailableError:
         raise
     except (RayActorError, OutOfMemoryError) as error:
         raise original(str(error)) or Lost(f"did not start: {error}") from None
-    if found != fingerprint():
+    if arrival.sources != fingerprint():
         raise WorkerError(
             "a worker runs other sources than this driver: its node has another version of the program, and results "
             "would mix both. Bring all nodes to one version (on a cluster: ray job submit --working-dir .)."
         )
+    return arrival.hardware
 
 
 class RayWorker:
     """One actor. Ray restarts its process wherever it dies; its jobs are not repeated by Ray but by the pool.
 
+    note: is told what it computes on, each time that it is up
     node: where its process is; failed: jobs in a row that this process failed at; ended: which of its processes, by
     number, was killed last
     """
 
-    def __init__(self, actor: Any, timeout: float) -> None:
-        self.actor, self.timeout, self.node, self.failed, self.ended = actor, timeout, "", 0, -1
+    def __init__(self, actor: Any, timeout: float, note: Callable[[Hardware], None]) -> None:
+        self.actor, self.timeout, self.note, self.node, self.failed, self.ended = actor, timeout, note, "", 0, -1
 
     async def ready(self) -> None:
         """Wait until it is placed and has loaded; raises our own errors as themselves, and Lost where its process dies
@@ -67,7 +72,7 @@ class RayWorker:
             while not (await asyncio.wait([coming], timeout=LOOK))[0]:
                 if (await self._told())[0] - before >= CRASHES:
                     raise Lost(f"died {CRASHES} times while it loaded (out of memory? its log may say)")
-            coming.result()
+            self.note(coming.result())
         finally:
             coming.cancel()
         self.node, self.failed = (await self._told())[1], 0
@@ -77,10 +82,10 @@ class RayWorker:
         found: Any = await asyncio.to_thread(actors, self.actor._actor_id.hex())
         return (found["NumRestarts"], found["Address"]["NodeID"]) if found else (0, "")
 
-    async def _here(self) -> None:
+    async def _here(self) -> Hardware:
         while True:
             try:
-                return await same_sources(self.actor.fingerprint.options(name="load").remote())
+                return await arrived(self.actor.arrival.options(name="load").remote())
             except ActorUnavailableError:  # Ray is about to restart it
                 await asyncio.sleep(RETRY)
 
@@ -132,10 +137,16 @@ def _has_died(node: str) -> bool:
 
 
 class Staff:
-    """Where the pools of a run get their workers."""
+    """Where the pools of a run get their workers.
 
-    def __init__(self, run: str, environment: Callable[[int], dict[str, Any]]) -> None:
-        self.run, self.environment = run, environment
+    environment: of a worker's process, by what the worker wants
+    note: is told the name of a pool and what a worker of it computes on
+    """
+
+    def __init__(
+        self, run: str, environment: Callable[[Any], dict[str, Any]], note: Callable[[str, Hardware], None]
+    ) -> None:
+        self.run, self.environment, self.note = run, environment, note
 
     def put(self, value: Any) -> Any:
         """A reference to a value that many calls need."""
@@ -147,11 +158,12 @@ class Staff:
         """What starts the worker with a number; `wants` says its cpus, gpus, threads, role and accelerator."""
         options = {
             "num_cpus": wants.cpus, "num_gpus": wants.gpus, "max_restarts": -1, "max_task_retries": 0,
-            "runtime_env": self.environment(wants.threads), "label_selector": labels_here(wants),
+            "runtime_env": self.environment(wants), "label_selector": labels_here(wants),
         }
-        remote = ray.remote(kind)
+        remote, note = ray.remote(kind), functools.partial(self.note, role.partition(":")[2] or "samplers")
 
         def start(number: int) -> RayWorker:
-            return RayWorker(remote.options(name=f"{self.run}/{role}-{number}", **options).remote(*arguments), timeout)
+            actor = remote.options(name=f"{self.run}/{role}-{number}", **options).remote(*arguments)
+            return RayWorker(actor, timeout, note)
 
         return start

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpo.config import Run
+from ddpo.device import hardware
 from ddpo.errors import CheckpointError, InputError, Interrupted, Stopped
 from ddpo.types import Rollouts
 from deploy import cluster
@@ -22,6 +23,8 @@ from deploy.facts import facts
 from deploy.folder import RunFolder, choose, guarded, there_is
 from deploy.interrupt import Stop, stoppable
 from deploy.log import Wandb
+from deploy.machines import Machines
+from deploy.placing import wanted
 from deploy.prepare import Prepared, clip, clip_note, idle_notes
 from deploy.session import Session
 from learner import checkpoint
@@ -62,11 +65,12 @@ def _check_process(run: Run, in_process: bool) -> None:
 def _run(prepared: Prepared, folder: RunFolder, saved: Checkpoint | None, in_process: bool, stop: Stop) -> None:
     wandb = Wandb(prepared.run, folder)
     try:
-        with _pools(prepared, in_process) as (samplers, rewards, learner, board, fetch):
+        machines = Machines(prepared.run)
+        with _pools(prepared, in_process, machines) as (samplers, rewards, learner, board, fetch):
             stop.wait_for_step()
             with guarded(folder.path):
                 folder.cut_to(saved.step if saved else 0)
-            Session(prepared, folder, samplers, rewards, learner, fetch, stop, wandb, board).go(saved)
+            Session(prepared, folder, samplers, rewards, learner, fetch, stop, wandb, board, machines).go(saved)
     finally:
         wandb.close()
 
@@ -110,7 +114,7 @@ def _checkpoint(folder: RunFolder, resume: str | None, prepared: Prepared) -> Ch
 
 
 @contextmanager
-def _pools(prepared: Prepared, in_process: bool) -> Iterator[tuple[Any, Any, Any, Any, Any]]:
+def _pools(prepared: Prepared, in_process: bool, machines: Machines) -> Iterator[tuple[Any, Any, Any, Any, Any]]:
     if in_process:
         os.environ.update(cluster.thread_settings(max(prepared.run.actors.threads, prepared.run.learner.threads)))
         from actors.pool import LocalSamplers
@@ -119,11 +123,14 @@ def _pools(prepared: Prepared, in_process: bool) -> Iterator[tuple[Any, Any, Any
 
         run, base = prepared.run, prepared.base
         rewards = LocalRewards(run, prepared.reward_sources)
-        yield LocalSamplers(run, base), rewards, LocalLearner(run, base), None, _here
+        samplers, learner = LocalSamplers(run, base), LocalLearner(run, base)
+        for crew, wants in wanted(run).items():
+            machines.enter(crew, hardware(getattr(wants, "device", run.policy.device)))
+        yield samplers, rewards, learner, None, _here
         return
     with cluster.connected(prepared.run):
         board = Board(prepared.run)
-        with cluster.pools(prepared, board) as pools:
+        with cluster.pools(prepared, board, machines) as pools:
             yield *pools, board, cluster.images
 
 

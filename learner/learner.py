@@ -323,6 +323,11 @@ class LocalLearner:
         """Batches learned from."""
         return self.learner.step
 
+    @property
+    def progress(self) -> int:
+        """Grows with every micro-batch."""
+        return self.learner.ranks.finished
+
     def update(self, scored: Any, advantages_B: NDArray[np.float64]) -> Report:
         """Learn from a scored batch whose chunks are the objects themselves."""
         trajectories = proven([chunk.trajectory for chunk in scored.chunks], scored.prompts.ids)

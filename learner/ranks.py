@@ -6,7 +6,7 @@ other ranks. Only here is torch.distributed used; alone, a rank asks nobody.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -27,10 +27,13 @@ def meeting_point(host: str) -> dist.TCPStore:
 
 
 class Ranks:
-    """This process's place among `count` that learn as one. Waits for the others raise Lost where one is gone."""
+    """This process's place among `count` that learn as one. Waits for the others raise Lost where one is gone.
 
-    def __init__(self, rank: int = 0, count: int = 1) -> None:
-        self.rank, self.count = rank, count
+    moved: is called whenever this rank has finished a part of its share; finished: how many it has, since its start
+    """
+
+    def __init__(self, rank: int = 0, count: int = 1, moved: Callable[[], None] = lambda: None) -> None:
+        self.rank, self.count, self.moved, self.finished = rank, count, moved, 0
         self.device = torch.device("cpu")
 
     def join(self, address: Address, device: torch.device, timeout: float) -> None:
@@ -45,11 +48,14 @@ class Ranks:
             dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.count, timeout=limit)
 
     def share(self, parts: Iterable[Tensor]) -> Iterator[tuple[int, Tensor]]:
-        """This rank's of a minibatch's parts, every count-th, each with the number of pairs before it."""
+        """This rank's of a minibatch's parts, every count-th, each with the number of pairs before it. One is finished
+        when the next is asked for."""
         before = 0
         for number, part_P2 in enumerate(parts):
             if number % self.count == self.rank:
                 yield before, part_P2
+                self.finished += 1
+                self.moved()
             before += len(part_P2)
 
     def sum_gradients(self, weights: Iterable[torch.nn.Parameter]) -> None:

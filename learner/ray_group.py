@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -24,17 +25,18 @@ from ddpo.control import Control
 from ddpo.errors import DdpoError, DeadlineError, WorkerError
 from ddpo.types import Policy, Report, Scored
 from ddpo.work import Failed, Gone, Lost, numbered
-from learner.ray_rank import LearnerActor, State
+from learner.ray_rank import GROUPS, LearnerActor, State
 from learner.recovery import TRIES, Hung, outlived, stand
 
 LOOK = 30_000  # milliseconds to find out where trajectories are
+ASK = 1.0  # seconds between two questions to the ranks how far they are
 
 
 class RayLearner:
     """The main loop's learner; keeps the newest policy and state, the policies in flight and the current step.
 
     labels: what the nodes of its ranks must have
-    arrived: waits for a rank's fingerprint; raises Lost where it died, WorkerError where it runs other code
+    arrived: waits for a rank's Arrival; raises Lost where it died, WorkerError where it runs other code
     standing: done once all ranks have loaded the model and met
     """
 
@@ -49,6 +51,7 @@ class RayLearner:
         self.held: tuple[Policy, State | None] | None = None
         self.group = self._together() if self.ranks > 1 else None
         self.actors: list[Any] = []
+        self.counts, self.questions = list[int](), list[Any]()  # each rank's progress, and what asks for the next
         self.standing = control.spawn(stand(self))
 
     def _reserved(self) -> dict[str, float]:
@@ -65,6 +68,7 @@ class RayLearner:
         """Start all ranks; does not wait for them."""
         self.lives += 1
         self.actors = [self._rank(rank) for rank in range(self.ranks)]
+        self.counts, self.questions = [0] * self.ranks, [actor.progress.remote() for actor in self.actors]
         address = self.actors[0].meet.remote() if self.ranks > 1 else None
         self.arriving = [actor.start.options(name="load").remote(address) for actor in self.actors]
 
@@ -73,7 +77,8 @@ class RayLearner:
         try:
             await asyncio.gather(*(self.arrived(reference) for reference in self.arriving))
         except RayError as error:
-            raise _ours(error) from None
+            ours = _ours(error)  # what nobody foresaw may pass, as memory that is not yet given back by a rank before
+            raise (Lost(f"did not start: {ours}") if isinstance(ours, Failed) else ours) from None
 
     def _rank(self, rank: int) -> Any:
         options: dict[str, Any] = {
@@ -84,7 +89,8 @@ class RayLearner:
             options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(self.group, rank)
         else:
             options["label_selector"] = self.labels
-        return ray.remote(LearnerActor).options(**options).remote(self.run, self.base, rank)
+        remote: Any = ray.remote
+        return remote(concurrency_groups=GROUPS)(LearnerActor).options(**options).remote(self.run, self.base, rank)
 
     def close(self) -> None:
         """Give back what the ranks reserved."""
@@ -154,7 +160,7 @@ class RayLearner:
         """End all ranks, whatever they are doing."""
         for actor in self.actors:
             ray.kill(actor)
-        self.actors = []
+        self.actors, self.questions = [], []
 
     def rebuild(self) -> None:
         """Start all ranks and have them stand where the last step ended; at the run's start they do by themselves."""
@@ -183,24 +189,42 @@ class RayLearner:
         )
 
     def _await(self, references: list[Any], what: str) -> None:
-        """Until all are there; raises what the first to fail raised, and Hung, which says `what`, at the deadline."""
+        """Until all are there; raises what the first to fail raised, and Hung, which says `what`, once no rank has
+        moved on for learner.timeout: a rank that waits for one that hangs does not move either."""
         end = time.monotonic() + self.run.learner.timeout
         while references:
-            done, references = ray.wait(references, timeout=max(0.0, end - time.monotonic()))
-            if not done:
-                raise Hung(self._late(what))
-            self._get(done[0], what)
+            if self._has_moved():
+                end = time.monotonic() + self.run.learner.timeout
+            left = end - time.monotonic()
+            if left <= 0:
+                seconds = f"learner.timeout = {self.run.learner.timeout:g} s"
+                raise Hung(f"{what}: no rank has finished a micro-batch for {seconds}")
+            done, references = ray.wait(references, timeout=min(ASK, left))
+            for reference in done:
+                self._get(reference, what)
+
+    def _has_moved(self) -> bool:
+        """Read what the ranks have answered since the last time, and ask those anew; waits for nobody."""
+        before = self.progress
+        for rank, question in enumerate(self.questions):
+            if ray.wait([question], timeout=0)[0]:
+                with suppress(RayError):  # of a rank that is gone what it was to do will tell
+                    self.counts[rank] = ray.get(question)
+                self.questions[rank] = self.actors[rank].progress.remote()
+        return self.progress != before
+
+    @property
+    def progress(self) -> int:
+        """Grows with every micro-batch, as far as it is known."""
+        return sum(self.counts)
 
     def _get(self, reference: Any, what: str) -> Any:
         try:
             return ray.get(reference, timeout=self.run.learner.timeout)
         except GetTimeoutError:
-            raise Hung(self._late(what)) from None
+            raise Hung(f"{what} within learner.timeout = {self.run.learner.timeout:g} s") from None
         except RayError as error:
             raise _ours(error) from None
-
-    def _late(self, what: str) -> str:
-        return f"{what} within learner.timeout = {self.run.learner.timeout:g} s"
 
 
 def _ours(error: Exception) -> Exception:

@@ -20,11 +20,11 @@ TRIES = 3  # deaths over one piece of work, before the run gives up
 REDRAWS = 6  # times that what it needs is lost and made again; a zone's machines may go one after the other
 
 RESUME = "`--resume` goes on from the last checkpoint"
-LATE = "Raise it if the step is that long (`--check` prints its arithmetic); where a rank hangs, its log shows where."
+LATE = "Raise it if one micro-batch takes that long (learner.micro_batch); where a rank hangs, its log shows where."
 
 
 class Hung(Exception):
-    """The ranks neither answered nor died in their time."""
+    """The ranks neither moved on nor died in their time."""
 
 
 class Group(Protocol):
@@ -93,7 +93,7 @@ def _judge(loss: Exception, times: int, group: Group) -> None:
         case Failed():
             print(f"{loss}\n{again}", file=sys.stderr, flush=True)
         case Hung() if times > 1:
-            raise DeadlineError(f"{loss}, nor by ranks that were started once more for it. {LATE} {RESUME}.")
+            raise DeadlineError(f"{loss}, nor have ranks that were started once more for it. {LATE} {RESUME}.")
         case Hung():
             print(f"{loss}. {again} {LATE}", file=sys.stderr, flush=True)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ddpo.config import RewardConfig
-from ddpo.errors import RewardError
+from ddpo.errors import DdpoError, RewardError
 from ddpo.stages import stages
 from ddpo.types import Receipt, Rollouts, Scored, Scores
 
@@ -22,18 +22,27 @@ def combine(
     scores: Mapping[str, Sequence[Scores]],
     config: Mapping[str, RewardConfig],
 ) -> Scored:
-    """r = sum of weight * part; an image that lacks a part is masked with the reason. A part of weight 0 is watched:
-    it is logged, and an image may lack it.
+    """r = sum of weight * part; an image that could not be drawn, or lacks a part, is masked with the reason. A part of
+    weight 0 is watched: it is logged, and an image may lack it.
 
-    Raises RewardError where every image of the batch lacks its reward: that is a broken reward, not bad luck. A grid of
-    fixed prompts (step -1), which is a few images that nobody learns from, may go without.
+    Raises DdpoError where no image of the batch could be drawn, and RewardError where all lack their reward: that is a
+    broken model or reward, not bad luck. A grid of fixed prompts (step -1), which is a few images that nobody learns
+    from, may go without.
     """
     ids = rollouts.prompts.ids
+    undrawn = {image: why for receipt in receipts for image, why in receipt.failures.items()}
+    if len(undrawn) == len(ids) and rollouts.prompts.step >= 0:
+        raise DdpoError(
+            f"none of the {len(ids)} images of step {rollouts.prompts.step + 1} could be drawn, so there is nothing to "
+            f'learn from: {undrawn[ids[0]]}. In float16 some models overflow: write policy.dtype = "bfloat16" or '
+            '"float32". Where earlier steps were well, the policy has run away: its checkpoints are whole, '
+            "and a smaller learner.lr may keep it from that."
+        )
     masked = {
         image: why
         for name, parts in scores.items() if config[name].weight
         for part in parts for image, why in part.failures.items()
-    }
+    } | undrawn
     if len(masked) == len(ids) and rollouts.prompts.step >= 0:
         raise RewardError(
             f"no image of step {rollouts.prompts.step + 1} got a reward, so there is nothing to learn from. "

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
+from ddpo.device import place
 from rewards.locate import locate
-from rewards.models import loading, place
+from rewards.models import loading
 
 BATCH = 64  # bert-score's own
 

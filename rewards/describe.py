@@ -15,9 +15,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from ddpo.device import place
 from ddpo.errors import RewardError
 from rewards.locate import locate
-from rewards.models import dtype_of, loading, place, whole
+from rewards.models import dtype_of, loading, whole
 
 AGAIN = " Your answer must be short, but not empty."
 PLAIN = "USER: <image>\n{question} ASSISTANT:"  # LLaVA 1.5's own form, for checkpoints without a chat template

@@ -16,9 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from ddpo.config import RewardConfig
+from ddpo.device import place
 from rewards.aesthetic import Head
 from rewards.locate import chosen, find_file, locate
-from rewards.models import dtype_of, loading, place, tensors
+from rewards.models import dtype_of, loading, tensors
 
 FILE = "ImageReward.pt"
 MEAN, DEVIATION = 0.16717362830052426, 1.0333394966054072  # of the head's output over the authors' training set

@@ -1,4 +1,4 @@
-"""What the rewards that are models share: device, precision, reading files, what to say when a model does not load."""
+"""What the rewards that are models share: precision, reading files, what to say when a model does not load."""
 
 from __future__ import annotations
 
@@ -10,16 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddpo import denoiser
 from ddpo.denoiser import DTYPES
 from ddpo.errors import RewardError
-
-
-def place(device: str) -> torch.device:
-    """The device of "auto", "cpu" or "cuda"; raises RewardError where cuda is asked for and there is none."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise RewardError('device is "cuda", but torch sees no GPU in the reward worker. Give it gpus = 1, or "cpu".')
-    return denoiser.device(device)
 
 
 def dtype_of(name: str, device: torch.device) -> torch.dtype:

@@ -11,13 +11,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
+from ddpo.arrival import Arrival, arrive
 from ddpo.config import RewardConfig, Run
 from ddpo.control import Control
 from ddpo.deadline import stacks_after
 from ddpo.errors import DeadlineError, WorkerError
 from ddpo.pool import Pool
 from ddpo.sizing import Size
-from ddpo.source import fingerprint
 from ddpo.stages import Stage, stages
 from ddpo.types import Captions, Chunk, Images, Rollouts, Scored, Scores
 from ddpo.work import LOGS, Call, Failed, Gone, Poison, numbered
@@ -35,9 +35,9 @@ class RewardActor(RewardWorker):
         """On Ray's dashboard."""
         return f"{self.verb}:{self.name}"
 
-    def fingerprint(self) -> str:
-        """Of the sources on its node."""
-        return fingerprint()
+    def arrival(self) -> Arrival:
+        """Which code it runs, and on what."""
+        return arrive(self.title, self.settings.device)
 
     def _guarded(self, chunk: Images | Captions, seen: Any) -> tuple[Any, dict[int, str], dict[str, float]]:
         """As RewardWorker's; where no timeout helps, its stacks are in its log before the pool ends it."""

@@ -45,6 +45,8 @@ class RewardWorker:
 
     def describe(self, images: Images) -> Captions:
         """Say of each image of a chunk what is in it; raises RewardError where the contract is broken."""
+        if not images.ids:  # none could be drawn
+            return Captions((), (), (), (), {}, {})
         answer, failures, seconds = self._guarded(images, images.pixels_BYX3)
         texts = () if failures else self._texts(answer, len(images.ids))
         return Captions(images.ids, images.text, images.metadata, texts, failures, seconds)
@@ -56,6 +58,8 @@ class RewardWorker:
         return self._score(said, said.captions, said.seconds)
 
     def _score(self, chunk: Images | Captions, seen: Any, before: Mapping[str, float]) -> Scores:
+        if not chunk.ids:  # none could be drawn
+            return Scores((), {}, {}, {}, before)
         answer, failures, seconds = self._guarded(chunk, seen)
         spent = {**before, **seconds}
         if failures:

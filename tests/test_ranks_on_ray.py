@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 import tiny
-from learning import learn, local_pools
+from learning import in_process, learn, local_pools
 
 from actors.prompts import Draw
 from ddpo.errors import DeadlineError, DeliveryError, WorkerError
@@ -56,7 +57,7 @@ def doom(step: int, end: signal.Signals = signal.SIGKILL) -> Callable[[Any], Non
         proper = learner.ranks.sum_gradients
 
         def sum_gradients(weights: Any) -> None:
-            if learner.step + 1 == step:
+            if learner.learner.step + 1 == step:
                 os.kill(os.getpid(), end)
             proper(weights)
 
@@ -100,11 +101,41 @@ def test_lost_before_the_first_step_or_hung_in_one_they_are_rebuilt_but_not_of_o
         assert learner.policy().version == 0 and learner.lives == 2
         ray.get(learner.actors[1].__ray_call__.remote(doom(3, signal.SIGSTOP)), timeout=60)
         assert learn(run, pools) == digest(undisturbed) and learner.lives == 3
-        assert "step 3 was not learned within learner.timeout = 10 s. The learner" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert "step 3 was not learned: no rank has finished a micro-batch for learner.timeout = 10 s. The" in said
         monkeypatch.setattr("deploy.staff.fingerprint", lambda: "of another checkout")
         ray.kill(learner.actors[0])
         with pytest.raises(WorkerError, match="runs other sources than this driver"):
             learner.restore(4, learner.state(), learner.known)
+
+
+def slow(seconds: float, hangs: int) -> Callable[[Any], None]:
+    """What makes a rank take so long for every micro-batch, and hang after so many."""
+
+    def take(actor: Any) -> None:
+        def moved() -> None:
+            time.sleep(1000 if actor.ranks.finished == hangs else seconds)
+            actor._moved()
+
+        actor.ranks.moved = moved
+
+    return take
+
+
+def test_a_step_may_take_longer_than_the_timeout_if_it_moves_on_and_one_that_stops_is_done_again(
+    make_run, ray_cluster, capsys
+):
+    import ray
+
+    options = ("learner.micro_batch=4", "learner.timeout=4", "lag=1")  # ten micro-batches a step
+    expected = in_process(make_run(*options))
+    with cluster.pools(prepare(run := make_run(*options, "name=slow"))) as pools:
+        learner, seen = pools[2], []
+        ray.get(learner.actors[0].__ray_call__.remote(slow(0.8, hangs=15)), timeout=60)
+        assert learn(run, pools, lambda scored, report: seen.append((learner.lives, report.seconds))) == expected
+    (lives, seconds), (lives_at_the_end, _) = seen
+    assert seconds > 8 and (lives, lives_at_the_end) == (1, 2)
+    assert capsys.readouterr().err.count("step 2 was not learned: no rank has finished a micro-batch for ") == 1
 
 
 def test_ranks_that_find_no_room_say_what_they_wait_for(make_run, ray_cluster):

@@ -182,7 +182,7 @@ def _lora_of_peft(denoiser: Denoiser) -> None:
 
     for layer in denoiser.unet.modules():
         if isinstance(layer, Linear):
-            layer.__dict__.pop("forward", None)  # pyright: ignore
+            vars(layer).pop("forward", None)  # what ddpo.trainable put there
     for weight in denoiser.learning.copies.values():
         weight.data = weight.data.float()
 

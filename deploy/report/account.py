@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from ddpo.device import shown
 from deploy import advice
 from deploy.report import charts
 from deploy.report.markup import figure, table, twice
@@ -124,7 +125,9 @@ def _some(numbers: Iterable[int]) -> str:
 
 def reproduce(run: Run) -> str:
     """The exact command and what it ran on, in one block to copy."""
-    facts = {key.replace("_", " "): value for key, value in run.facts.items() if key != "command"}
+    facts = {key.replace("_", " "): value for key, value in run.facts.items() if key not in ("command", "workers")}
+    for crew, kinds in run.facts.get("workers", {}).items():
+        facts[crew] = "; ".join(map(shown, kinds))
     facts |= {"LoRA digest": run.result["lora_digest"]} if run.result else {}
     lines = [run.facts["command"], *(f"# {name}: {value}" for name, value in facts.items())]
     block = escape("\n".join(lines))

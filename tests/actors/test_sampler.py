@@ -14,7 +14,6 @@ from actors.sampler import Sampler
 from ddpo.base import find
 from ddpo.condition import Condition
 from ddpo.denoiser import Denoiser
-from ddpo.errors import DdpoError
 from ddpo.types import Prompts, Trajectory
 from ddpo.weights import pack
 
@@ -128,12 +127,30 @@ def test_a_skipped_load_shows_in_the_digest(sampler_and_policy):
     assert sampler.sample(fixed(plain(["a cat"]), 3), moved)[1].digest != moved.digest
 
 
-def test_a_decoder_that_overflows_is_named(sampler_and_policy):
+def test_an_image_that_could_not_be_drawn_is_told_of_and_shown_to_no_reward(sampler_and_policy, monkeypatch):
     sampler, policy, _ = sampler_and_policy
-    with torch.no_grad():
-        sampler.vae.decoder.conv_out.bias.fill_(float("nan"))
-    with pytest.raises(DdpoError, match="decoder gave NaN"):
-        sampler.sample(fixed(plain(["a cat"]), 3), policy)
+    prompts = batch("a cat", "a dog", "a fox", "a cat")
+    whole, _, receipt = sampler.sample(prompts, policy)
+    chain, decode = sampler._chain, sampler.vae.decode
+
+    def broken_chain(*given):
+        states, log_probs, kl = chain(*given)
+        states[1, 3, 0, 0, 0] = float("inf")
+        return states, log_probs, kl
+
+    def broken_decode(latents, return_dict):
+        (decoded,) = decode(latents, return_dict=return_dict)
+        decoded[3, 0, 2, 2] = float("nan")
+        return (decoded,)
+
+    monkeypatch.setattr(sampler, "_chain", broken_chain)
+    monkeypatch.setattr(sampler.vae, "decode", broken_decode)
+    images, trajectory, broken = sampler.sample(prompts, policy)
+    assert broken.failures == {1: "the denoiser gave NaN or infinity", 3: "the decoder gave NaN or infinity"}
+    assert images.ids == (0, 2) and images.text == ("a cat", "a fox") and len(images.metadata) == 2
+    np.testing.assert_array_equal(images.pixels_BYX3, whole.pixels_BYX3[[0, 2]])
+    assert trajectory.ids == broken.ids == prompts.ids and not receipt.failures
+    assert broken.pixels == (receipt.pixels[0], "", receipt.pixels[2], "")
 
 
 def test_draw_is_a_function_of_seed_and_batch(make_run):

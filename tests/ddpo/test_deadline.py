@@ -27,3 +27,13 @@ def test_where_a_block_hangs_is_written_and_a_quick_one_is_silent(capfd):
         dawdle(0.0)
     dawdle(0.3)
     assert capfd.readouterr().err == ""
+
+
+def test_a_block_that_moves_on_may_take_longer(capfd):
+    with stacks_after(0.3) as anew:
+        for _ in range(4):
+            dawdle(0.15)
+            anew()
+        assert capfd.readouterr().err == ""
+        dawdle(0.5)
+    assert "in dawdle" in capfd.readouterr().err

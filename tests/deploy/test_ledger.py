@@ -183,7 +183,7 @@ def twice(run: Path) -> None:
 
 
 def of_the_wrong_policy(run: Path) -> None:
-    changed(run, 30, version=0, digest=next(entry["digest"] for entry in entries(run) if entry["version"] == 0))
+    changed(run, 30, version=0, digest=next(entry["digest"] for entry in entries(run) if entry.get("version") == 0))
 
 
 def undrawn(run: Path) -> None:
@@ -246,7 +246,9 @@ def test_a_policy_that_is_not_what_was_written(ddpo, copy):
 
 
 def first_of(run: Path, fate: str, version: int) -> int:
-    return next(entry["image"] for entry in entries(run) if (entry.get("fate"), entry["version"]) == (fate, version))
+    return next(
+        entry["image"] for entry in entries(run) if (entry.get("fate"), entry.get("version")) == (fate, version)
+    )
 
 
 @pytest.mark.parametrize(("fate", "version"), [("trained", 0), ("trained", 1), ("trained", 2), ("masked", 1)])
@@ -265,6 +267,17 @@ def test_an_image_that_comes_out_otherwise_is_not_called_the_same(ddpo, copy):
     answer = ddpo("replay", copy, "12")
     assert answer.code == 1 and "not the image of the run" in answer.out
     assert "its pixels are not those of the run" in answer.err and "torch 1.0 then" in answer.err
+
+
+def test_an_image_of_another_gpu_is_told_of(ddpo, copy):
+    changed(copy, 12, seed=1)
+    there = {"device": "NVIDIA A100-SXM4-80GB", "capability": "8.0", "driver": "535.104.05"}
+    found = [entry | {"hardware": there} if "hardware" in entry else entry for entry in entries(copy)]
+    rewrite(copy, [json.dumps(entry) for entry in found])
+    assert audit(copy).problems == []
+    said = ddpo("replay", copy, "12").err
+    assert "device NVIDIA A100-SXM4-80GB then, cpu now; capability 8.0 then" in said
+    assert "driver 535.104.05 then, none now" in said
 
 
 @pytest.mark.parametrize(("image", "said"), [("400", "the ledger has images 0 to 39"), ("x", "not a whole number")])

@@ -73,6 +73,13 @@ def test_a_part_belongs_to_one_rank_and_knows_its_place():
     assert sorted(len(part) for share in shares for _, part in share) == [2, 6, 6, 6]
 
 
+def test_a_rank_counts_the_parts_that_it_has_finished():
+    told, parts = list[int](), list(torch.arange(40).reshape(20, 2).split(6))
+    ranks = Ranks(0, 2, lambda: told.append(ranks.finished))
+    seen = [ranks.finished for _ in ranks.share(parts)]
+    assert (seen, told, ranks.finished) == ([0, 1], [1, 2], 2)
+
+
 @pytest.mark.parametrize(("overrides", "reason"), [
     (("learner.micro_batch=16", "learner.ranks=3"), "there are only 2: 20 pairs in parts of 16; write .* = 6 or less"),
     (("learner.ranks=2", "learner.cpus=0"), r"placed by what they reserve; write learner\.cpus or learner\.gpus"),

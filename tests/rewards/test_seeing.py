@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from ddpo.config import RewardConfig
-from ddpo.errors import InputError, RewardError
+from ddpo.errors import DeviceError, InputError, RewardError
 from ddpo.runfile import parse
 from ddpo.types import Images
 from rewards.aesthetic import Head
@@ -159,7 +159,7 @@ def test_a_folder_without_the_model_is_named(kind, tmp_path):
 def test_precision_that_needs_a_gpu_is_refused_without_one(models):
     with pytest.raises(RewardError, match="needs a CUDA GPU"):
         Describer(models["llava"], 6, "4bit", "cpu")
-    with pytest.raises(RewardError, match="torch sees no GPU"):
+    with pytest.raises(DeviceError, match='device = "cuda", but torch cannot compute on one'):
         Describer(models["llava"], 6, "float32", "cuda")
 
 
