@@ -56,6 +56,10 @@ class BaseModel:
         channels, height, width = self.latent_CHW
         return channels * height * width
 
+    def vae_dtype(self, dtype: str) -> str:
+        """The autoencoder's precision where the other networks have `dtype`."""
+        return "float32" if self.vae_overflows and dtype == "float16" else dtype
+
 
 def find(name: str, weights: bool = True) -> BaseModel:
     """Locate a model by built-in name, folder or hub name and check its kind; raises BaseModelError with the reason.

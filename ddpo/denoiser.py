@@ -21,6 +21,7 @@ from ddpo.condition import Condition
 from ddpo.config import PolicyConfig
 from ddpo.errors import BaseModelError, DeliveryError, InputError
 from ddpo.mdp import Gaussian, Schedule, denoise, guide, noised, schedule, training_abar
+from ddpo.pretrained import whole
 from ddpo.types import Policy
 from ddpo.weights import digest, unpack
 
@@ -148,9 +149,7 @@ def _load_unet(base: BaseModel, config: PolicyConfig) -> Any:
 
     dtype = torch.float32 if config.train == "full" else DTYPES[config.dtype]
     try:
-        return UNet2DConditionModel.from_pretrained(
-            str(base.folder), subfolder="unet", torch_dtype=dtype, use_safetensors=True
-        )
+        return whole(UNet2DConditionModel, str(base.folder), subfolder="unet", torch_dtype=dtype)
     except (OSError, ValueError, RuntimeError) as error:
         raise BaseModelError(f"policy.base: the UNet of {base.name} cannot be loaded: {error}") from error
 

@@ -17,8 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from ddpo.config import RewardConfig
+from ddpo.pretrained import whole
 from rewards.locate import PUBLISHED, chosen, find_file, locate
-from rewards.models import dtype_of, loading, place, tensors, whole
+from rewards.models import dtype_of, loading, place, tensors
 from rewards.openclip import renamed
 
 OPEN_CLIP = ("HPS_v2.1_compressed.pt", "HPS_v2_compressed.pt")  # as HPSv2 is published, the newer one first

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ddpo.errors import RewardError
+from ddpo.pretrained import whole
 from rewards.locate import locate
-from rewards.models import dtype_of, loading, place, whole
+from rewards.models import dtype_of, loading, place
 
 AGAIN = " Your answer must be short, but not empty."
 PLAIN = "USER: <image>\n{question} ASSISTANT:"  # LLaVA 1.5's own form, for checkpoints without a chat template

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,15 +24,6 @@ def place(device: str) -> torch.device:
 def dtype_of(name: str, device: torch.device) -> torch.dtype:
     """The torch dtype of a config's word; "auto" is float16 on a GPU and float32 on a CPU."""
     return DTYPES["float32" if device.type == "cpu" else "float16"] if name == "auto" else DTYPES[name]
-
-
-def whole(kind: Any, folder: str, **options: Any) -> Any:
-    """kind.from_pretrained, refusing a folder that lacks weights: transformers draws those at random and goes on."""
-    model, info = kind.from_pretrained(folder, output_loading_info=True, use_safetensors=True, **options)
-    if info["missing_keys"]:
-        first = sorted(info["missing_keys"])[0]
-        raise ValueError(f"{len(info['missing_keys'])} of its weights are not there, {first} for one")
-    return model
 
 
 def tensors(path: Path) -> dict[str, Tensor]:

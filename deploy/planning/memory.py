@@ -190,8 +190,7 @@ def _of_config(kind: Any, base: BaseModel, part: str, dtype: torch.dtype) -> Any
 def _autoencoder(run: Run, base: BaseModel) -> Any:
     from diffusers import AutoencoderKL
 
-    overflows = base.vae_overflows and run.policy.dtype == "float16"
-    vae = _of_config(AutoencoderKL, base, "vae", torch.float32 if overflows else DTYPES[run.policy.dtype])
+    vae = _of_config(AutoencoderKL, base, "vae", DTYPES[base.vae_dtype(run.policy.dtype)])
     if base.pipeline == SDXL:
         vae.enable_slicing()
     return vae
