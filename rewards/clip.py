@@ -18,11 +18,9 @@ from torch import Tensor
 
 from ddpo.config import RewardConfig
 from ddpo.pretrained import whole
-from rewards.locate import PUBLISHED, chosen, find_file, locate
+from rewards.locate import OPEN_CLIP_FILES, PUBLISHED, chosen, find_file, locate
 from rewards.models import dtype_of, loading, place, tensors
 from rewards.openclip import renamed
-
-OPEN_CLIP = ("HPS_v2.1_compressed.pt", "HPS_v2_compressed.pt")  # as HPSv2 is published, the newer one first
 
 
 class Clip:
@@ -64,11 +62,11 @@ def _load(folder: str, config: str, dtype: torch.dtype) -> Any:
     from transformers import CLIPConfig, CLIPModel
 
     path = Path(folder)
-    inside = path.is_dir() and any((path / file).is_file() for file in OPEN_CLIP)
+    inside = path.is_dir() and any((path / file).is_file() for file in OPEN_CLIP_FILES)
     if not (inside or path.is_file() or folder == PUBLISHED["hpsv2"]["model"]):
         return whole(CLIPModel, folder, dtype=dtype)
     model: Any = CLIPModel(CLIPConfig.from_pretrained(config))
-    model.load_state_dict(renamed(tensors(find_file(folder, OPEN_CLIP))))
+    model.load_state_dict(renamed(tensors(find_file(folder, OPEN_CLIP_FILES))))
     return model.to(dtype)
 
 

@@ -26,14 +26,15 @@ def dtype_of(name: str, device: torch.device) -> torch.dtype:
     return DTYPES["float32" if device.type == "cpu" else "float16"] if name == "auto" else DTYPES[name]
 
 
-def tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, or of a .pt or .pth read by torch's restricted loader, never as code."""
+def tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, or of a .pt, .pth or .bin read by torch's restricted loader, never as code;
+    on the device "meta" without their data."""
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
-        return load_file(path)
+        return load_file(path, device)
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        loaded = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # many kinds, among them one that may not be imported here
         raise ValueError(f"{path.name} holds something else than tensors ({type(error).__name__})") from error
     return loaded.get("state_dict", loaded)
