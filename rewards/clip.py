@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ddpo.config import RewardConfig
 from ddpo.pretrained import whole
+from rewards import models
 from rewards.locate import OPEN_CLIP_FILES, PUBLISHED, chosen, find_file, locate
 from rewards.models import dtype_of, loading, place, tensors
 from rewards.openclip import renamed
@@ -27,14 +28,12 @@ class Clip:
     """Unit embeddings of images and texts. Shape letters: B rows, D embedding width."""
 
     def __init__(self, model: str, dtype: str, device: str, processor: str = "") -> None:
-        from transformers import AutoProcessor
-
         self.device = place(device)
         with loading(model, "a CLIP model (transformers' CLIPModel and its processor, or HPSv2's checkpoint)"):
             folder = locate(model)
             words = locate(processor) if processor else folder
             loaded = _load(folder, words, dtype_of(dtype, self.device))
-            self.processor: Any = AutoProcessor.from_pretrained(words)
+            self.processor = models.processor(words)
         self.model: Any = loaded.to(self.device).eval().requires_grad_(False)
         self.width = int(loaded.config.projection_dim)
         self.side = int(loaded.config.vision_config.image_size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +25,16 @@ def place(device: str) -> torch.device:
 def dtype_of(name: str, device: torch.device) -> torch.dtype:
     """The torch dtype of a config's word; "auto" is float16 on a GPU and float32 on a CPU."""
     return DTYPES["float32" if device.type == "cpu" else "float16"] if name == "auto" else DTYPES[name]
+
+
+def processor(name: str) -> Any:
+    """What makes tokens and pixels for a model. Pixels are always made by Pillow: transformers takes torchvision where
+    that is installed, which scales a little differently, and scores would depend on what else a machine has."""
+    from transformers import AutoImageProcessor, AutoProcessor
+
+    loaded: Any = AutoProcessor.from_pretrained(name)
+    loaded.image_processor = AutoImageProcessor.from_pretrained(name, backend="pil")
+    return loaded
 
 
 def tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
