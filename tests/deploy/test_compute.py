@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from ddpo.source import ROOT
 from deploy import recipes
 from deploy.planning import memory
 from deploy.planning.compute import PEAK, Work, compute, too_short
-from deploy.planning.processes import GPU_MEMORY
+from deploy.planning.processes import GPU_MEMORY, processes
 from deploy.prepare import Prepared
 from rewards.locate import MODELS, SHIPPED, chosen
 
@@ -58,34 +60,62 @@ def test_what_ships_describes_models_of_the_published_sizes(folder, expected):
 
 
 @pytest.fixture(scope="module")
-def counted() -> Callable[..., Work]:
-    """counted(folder, "learner.kl=1", ...): the work of compressibility's run on a described model, counted once."""
-    known: dict[tuple[str, ...], Work] = {}
+def counted() -> Callable[..., memory.Counted]:
+    """counted(recipe, "learner.kl=1", ...): of a recipe's model, each size of it once."""
+    known: dict[str, memory.Counted] = {}
 
-    def count(folder: Path, *words: str) -> Work:
-        key = (str(folder), *words)
+    def count(recipe: str, *words: str) -> memory.Counted:
+        run = recipes.find(recipe, list(words))
+        folder, learner = DESCRIBED[run.policy.base], run.learner
+        sizes = run.actors.batch, learner.micro_batch, learner.gradient_checkpointing, learner.kl
+        key = repr((folder, replace(run.policy, base=""), sizes))
         if key not in known:
-            run = recipes.find("compressibility", [f"policy.base={folder}", *words])
-            known[key] = memory.count(run, find(str(folder), weights=False)).work
+            known[key] = memory.count(run, find(str(folder), weights=False))
         return known[key]
 
     return count
 
 
-@pytest.mark.parametrize(("folder", "forward", "both", "decode"), [
-    (SD_1, 0.804, 1.714, 2.5), (SD_2, 2.152, 4.888, 5.75), (XL, 6.772, 14.10, 10.5),
+@pytest.mark.parametrize(("recipe", "forward", "both", "decode"), [
+    ("compressibility", 0.804, 1.714, 2.5), ("compressibility-sd21", 2.152, 4.888, 5.75),
+    ("compressibility-sdxl", 6.772, 14.10, 10.5),
 ])
-def test_a_rows_forward_and_backward_and_a_picture(counted, folder, forward, both, decode):
-    work = counted(folder)
+def test_a_rows_forward_and_backward_and_a_picture(counted, recipe, forward, both, decode):
+    work = counted(recipe, "learner.gradient_checkpointing=false").work
     rows = work.step / 2e12, work.pair / 2e12, work.decode / 1e12  # guidance asks a row with the prompt and one without
     assert rows == pytest.approx((forward, both, decode), rel=0.02)
 
 
 def test_checkpointing_computes_a_forward_more_at_most_and_full_training_a_backward_of_weights(counted):
-    work, again = counted(SD_1), counted(SD_1, "learner.gradient_checkpointing=true")
+    work = counted("compressibility").work
+    again = counted("compressibility", "learner.gradient_checkpointing=true").work
     assert 0.6 * work.step < again.pair - work.pair < work.step  # torch ends it where all that was kept is there again
-    assert counted(SD_1, "policy.train=full").pair == pytest.approx(3 * work.step, rel=0.02)
-    assert counted(SD_1, "learner.kl=0.1").pair == pytest.approx(work.pair + work.step, rel=0.02)
+    assert counted("compressibility", "policy.train=full").work.pair == pytest.approx(3 * work.step, rel=0.02)
+    asked = counted("compressibility", "learner.kl=0.1").work.pair
+    assert asked == pytest.approx(work.pair + work.step, rel=0.02)
+
+
+def test_what_sdxls_recipe_says_of_its_cost_is_what_is_counted(counted):
+    text = recipes.path_of("compressibility-sdxl").read_text().replace("\n# ", " ")
+    run, work, kinds = recipes.find("compressibility-sdxl", []), counted("compressibility-sdxl").work, {"H100", "A100"}
+    found = compute(run, work, {"samplers": kinds, "learner": kinds})
+    sampling, learning = (found.flop[what] / 1e15 for what in ("sampling", "learning"))
+    assert f"{5 * learning:.0f} PFLOP a step beside {sampling:.0f} PFLOP of sampling" in text
+    assert f"is {learning:.0f} PFLOP" in text
+    steps = {kind: [sum(times) for times in zip(*parts.values(), strict=True)] for kind, parts in found.seconds.items()}
+    slow, fast = (f"{steps['H100'][share] / 60:.0f}" for share in (0, 1))
+    late, soon = (f"{steps['A100'][share] / 60:.0f}" for share in (0, 1))
+    assert f"takes {fast} to {slow} minutes on one H100, {soon} to {late} on one A100" in text
+
+
+REAL = [name for name in recipes.names() if recipes.find(name, []).policy.base in DESCRIBED]
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_the_memory_that_a_recipe_states_holds_all_that_it_puts_on_gpus(counted, name):
+    needed = sum(part.total for part in processes(recipes.find(name, []), counted(name)) if part.device == "GPU")
+    count, size = re.fullmatch(r"(?:(\d) x )?(\d+) GB", recipes.stated_memory(name)).groups()
+    assert needed < int(count or 1) * int(size) * 1e9 < 2 * needed
 
 
 WAYS = [[], ["learner.gradient_checkpointing=true"], ["learner.kl=0.1"], ["policy.train=full"], ["policy.guidance=1"]]
