@@ -23,10 +23,11 @@ from ddpo.backends import set_backends
 from ddpo.base import BaseModel
 from ddpo.condition import Condition
 from ddpo.config import Run
-from ddpo.denoiser import Denoiser, decoder_dtype
+from ddpo.denoiser import DTYPES, Denoiser
 from ddpo.device import hardware
 from ddpo.errors import BaseModelError
 from ddpo.pictures import fingerprints
+from ddpo.pretrained import whole
 from ddpo.subset import held, trainable, trained
 from ddpo.threads import threads
 from ddpo.types import Images, Policy, Prompts, Receipt, Trajectory
@@ -151,11 +152,9 @@ def _noise(seeds: tuple[int, ...], count: int, shape_CHW: tuple[int, int, int]) 
 def _load_vae(base: BaseModel, dtype: str) -> Any:
     from diffusers import AutoencoderKL
 
-    precision = decoder_dtype(base, dtype)
+    precision = DTYPES[base.vae_dtype(dtype)]
     try:
-        vae = AutoencoderKL.from_pretrained(
-            str(base.folder), subfolder="vae", torch_dtype=precision, use_safetensors=True
-        )
+        vae = whole(AutoencoderKL, str(base.folder), subfolder="vae", torch_dtype=precision)
     except (OSError, ValueError, RuntimeError) as error:
         raise BaseModelError(f"policy.base: the autoencoder of {base.name} cannot be loaded: {error}") from error
     return vae.requires_grad_(False).eval()

@@ -19,6 +19,7 @@ from ddpo.config import PolicyConfig
 from ddpo.denoiser import DTYPES
 from ddpo.device import place
 from ddpo.errors import BaseModelError, InputError
+from ddpo.pretrained import whole
 
 
 def load_tokenizers(base: BaseModel) -> list[Any]:
@@ -55,7 +56,8 @@ class TextEncoder:
     def __init__(self, base: BaseModel, config: PolicyConfig) -> None:
         self.base, self.device = base, place(config.device)
         self.tokenizers = load_tokenizers(base)
-        self.encoders = [_load(base, part, config).to(self.device) for _, part in TEXT_PARTS[base.pipeline]]
+        parts = [encoder for _, encoder in TEXT_PARTS[base.pipeline]]
+        self.encoders = [load_encoder(base, part, config.dtype).to(self.device) for part in parts]
         self._one = lru_cache(maxsize=1024)(self._encode)
 
     def __call__(self, prompts: tuple[str, ...]) -> Condition:
@@ -88,14 +90,13 @@ class TextEncoder:
             return encoder(tokens["input_ids"].to(self.device), output_hidden_states=self.base.pipeline == SDXL)
 
 
-def _load(base: BaseModel, part: str, config: PolicyConfig) -> Any:
+def load_encoder(base: BaseModel, part: str, dtype: str) -> Any:
+    """The text encoder of a folder of the base model; raises BaseModelError."""
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
     kind = CLIPTextModelWithProjection if part == "text_encoder_2" else CLIPTextModel
     try:
-        encoder: Any = kind.from_pretrained(
-            str(base.folder / part), dtype=DTYPES[config.dtype], use_safetensors=True
-        )
+        encoder = whole(kind, str(base.folder / part), dtype=DTYPES[dtype])
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise BaseModelError(f"policy.base: the text encoder of {base.name} cannot be loaded: {error}") from error
     return encoder.requires_grad_(False).eval()

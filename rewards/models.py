@@ -19,23 +19,25 @@ def dtype_of(name: str, device: torch.device) -> torch.dtype:
     return DTYPES["float32" if device.type == "cpu" else "float16"] if name == "auto" else DTYPES[name]
 
 
-def whole(kind: Any, folder: str, **options: Any) -> Any:
-    """kind.from_pretrained, refusing a folder that lacks weights: transformers draws those at random and goes on."""
-    model, info = kind.from_pretrained(folder, output_loading_info=True, use_safetensors=True, **options)
-    if info["missing_keys"]:
-        first = sorted(info["missing_keys"])[0]
-        raise ValueError(f"{len(info['missing_keys'])} of its weights are not there, {first} for one")
-    return model
+def processor(name: str) -> Any:
+    """What makes tokens and pixels for a model. Pixels are always made by Pillow: transformers takes torchvision where
+    that is installed, which scales a little differently, and scores would depend on what else a machine has."""
+    from transformers import AutoImageProcessor, AutoProcessor
+
+    loaded: Any = AutoProcessor.from_pretrained(name)
+    loaded.image_processor = AutoImageProcessor.from_pretrained(name, backend="pil")
+    return loaded
 
 
-def tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, or of a .pt or .pth read by torch's restricted loader, never as code."""
+def tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, or of a .pt, .pth or .bin read by torch's restricted loader, never as code;
+    on the device "meta" without their data."""
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
-        return load_file(path)
+        return load_file(path, device)
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        loaded = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # many kinds, among them one that may not be imported here
         raise ValueError(f"{path.name} holds something else than tensors ({type(error).__name__})") from error
     return loaded.get("state_dict", loaded)

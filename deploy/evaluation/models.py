@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from ddpo.base import BaseModel
 from ddpo.config import Run
 from ddpo.errors import DdpoError
-from deploy.sample import pipeline
+from deploy.sample import draw, pipeline, precision, unet
 
 BASE, TUNED = POLICIES = ("base", "tuned")
 
@@ -47,18 +46,18 @@ class Models:
     """p_base and p_tuned in one pipeline: LoRA switched off or on, or one UNet put in the other's place."""
 
     def __init__(self, folder: Path, run: Run, base: BaseModel) -> None:
-        self.run, self.pipe = run, pipeline(folder, run, base)
-        self.unets = {TUNED: self.pipe.unet, BASE: _unet(base, self.pipe)} if run.policy.train == "full" else {}
+        self.run, self.base, self.pipe = run, base, pipeline(folder, run, base)
+        self.unets = {}
+        if run.policy.train == "full":
+            place = self.pipe.device
+            untrained = unet(base, base.folder, precision(run.policy.dtype, place.type)).to(place)
+            self.unets = {TUNED: self.pipe.unet, BASE: untrained}
 
     def draw(self, policy: str, text: Sequence[str], seeds: Sequence[int], sampler: Sampler) -> NDArray[np.uint8]:
         """One batch of images, (B, Y, X, 3), each from its own seed; raises DdpoError where the decoder overflows."""
-        import torch
-
         self._become(policy)
-        pixels_BYX3 = self.pipe(
-            list(text), num_inference_steps=sampler.steps, eta=sampler.eta, guidance_scale=self.run.policy.guidance,
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds], output_type="np",
-        ).images
+        guidance = self.run.policy.guidance
+        pixels_BYX3 = draw(self.pipe, self.base, text, seeds, guidance, sampler.steps, sampler.eta)
         if not np.isfinite(pixels_BYX3).all():
             raise DdpoError(
                 f"the {policy} model gave NaN or infinity with {sampler.words}, so these images have no pixels. If the "
@@ -73,10 +72,3 @@ class Models:
             self.pipe.enable_lora()
         else:
             self.pipe.disable_lora()
-
-
-def _unet(base: BaseModel, pipe: Any) -> Any:
-    from diffusers import UNet2DConditionModel
-
-    unet: Any = UNet2DConditionModel.from_pretrained(str(base.folder), subfolder="unet", use_safetensors=True)
-    return unet.to(pipe.device, pipe.unet.dtype)

@@ -4,7 +4,8 @@ Consumes a run, and what is known of a cluster and of stage times. Produces a ta
 dashboard of a cluster.
 
     plan.py       the whole                            table.py   for a person
-    memory.py     of a process, on torch's meta device processes.py   one of every role, against GPUs' sizes
+    memory.py     and FLOP, on torch's meta device     processes.py   one of every role, against GPUs' sizes
+    compute.py    FLOP of a step, seconds on GPUs
     room.py       who would sit where                  nodes.py   of a cluster, or of a cluster file
     measured.py   stage times of a finished run        network.py   bytes of a step
 """

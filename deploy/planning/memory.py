@@ -1,8 +1,10 @@
-"""GPU memory of samplers and learner, counted without a GPU and without weights.
+"""GPU memory and FLOP of samplers and learner, counted without a GPU and without weights.
 
-Consumes a `Run` and its base model's JSON files, produces bytes; waits for nothing. The networks and the policy's own
-step go through one pass on torch's meta device, whose tensors have a shape and no data, and what is alive at a time is
-added up as an allocator would. Not in it: CUDA itself, workspaces of its libraries, what the allocator wastes.
+Consumes a `Run` and its base model's JSON files, produces bytes and `Work`; waits for nothing. The networks and the
+policy's own step go through one pass on torch's meta device, whose tensors have a shape and no data; what is alive at a
+time is added up as an allocator would, what is computed by torch's own formulas. Not in the memory: CUDA itself,
+workspaces of its libraries, what the allocator wastes. Not in the FLOP: what is no convolution, no product of matrices
+and no attention, and the text encoders (a thousandth).
 
 Shape letters: B rows, C H W latent, L text tokens, D text width, P width of the pooled text.
 """
@@ -20,11 +22,13 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import flop_registry
 
 from ddpo.base import SDXL, TEXT_PARTS, BaseModel
 from ddpo.condition import Condition
 from ddpo.config import Run
-from ddpo.denoiser import DTYPES, Denoiser, decoder_dtype
+from ddpo.denoiser import DTYPES, Denoiser
+from deploy.planning.compute import Work
 
 META = torch.device("meta")
 
@@ -52,13 +56,16 @@ class Counted:
     policy: int
     sampler: Memory
     learner: Memory
+    work: Work
 
 
 def count(run: Run, base: BaseModel) -> Counted:
     """Everything, on one UNet without data."""
     denoiser = skeleton(run, base)
     parameters = sum(weight.numel() for weight in denoiser.unet.parameters())
-    return Counted(parameters, policy_bytes(denoiser), sampler(run, base, denoiser), learner(run, base, denoiser))
+    draws, step, decode = sampler(run, base, denoiser)
+    learns, pair = learner(run, base, denoiser)
+    return Counted(parameters, policy_bytes(denoiser), draws, learns, Work(step, decode, pair))
 
 
 def policy_bytes(denoiser: Denoiser) -> int:
@@ -67,16 +74,19 @@ def policy_bytes(denoiser: Denoiser) -> int:
 
 
 class Alive(TorchDispatchMode):
-    """Adds up the storages of all tensors that operations make for as long as each of them lives."""
+    """Adds up the storages of all tensors that operations make for as long as each of them lives, and their FLOP."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = self.peak = 0
+        self.now = self.peak = self.flop = 0
         self.known: dict[int, weakref.ref[Any]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Do the operation and count what it gives."""
+        """Do the operation and count what it gives and takes, as torch's FlopCounterMode does: that one follows modules
+        by hooks besides, which hold tensors and so would change the memory."""
         result = func(*args, **(kwargs or {}))
+        if formula := flop_registry.get(func._overloadpacket):
+            self.flop += formula(*args, **(kwargs or {}), out_val=result)
         self.count(leaf for leaf in tree_iter(result) if isinstance(leaf, Tensor))
         return result
 
@@ -101,22 +111,25 @@ class _FusedAttention(torch.autograd.Function):
     which the meta device's own attention would make."""
 
     @staticmethod
-    def forward(ctx: Any, q_BHLD: Tensor, k_BHLD: Tensor, v_BHLD: Tensor) -> Tensor:
+    def forward(ctx: Any, alive: Alive, q_BHLD: Tensor, k_BHLD: Tensor, v_BHLD: Tensor) -> Tensor:
         result = torch.empty_like(q_BHLD)
         ctx.save_for_backward(q_BHLD, k_BHLD, v_BHLD, result, q_BHLD.new_empty(q_BHLD.shape[:-1], dtype=torch.float32))
+        ctx.alive, ctx.flop = alive, 4 * q_BHLD.numel() * k_BHLD.shape[-2]  # q k^T, and its product with v
+        alive.flop += ctx.flop
         return result
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
-        return tuple(torch.empty_like(tensor) for tensor in ctx.saved_tensors[:3])
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.alive.flop += 2 * ctx.flop  # four products; what flash computes again is not counted
+        return None, *(torch.empty_like(tensor) for tensor in ctx.saved_tensors[:3])
 
 
 @contextmanager
-def fused() -> Iterator[None]:
+def fused(alive: Alive) -> Iterator[None]:
     """Attention as CUDA computes it, for the block. Not as a TorchFunctionMode: those are off while autograd runs, and
     with gradient checkpointing the forward pass is run again there."""
     def attention(q_BHLD: Tensor, k_BHLD: Tensor, v_BHLD: Tensor, *_: Any, **__: Any) -> Any:
-        return _FusedAttention.apply(q_BHLD, k_BHLD, v_BHLD)
+        return _FusedAttention.apply(alive, q_BHLD, k_BHLD, v_BHLD)
 
     functional: Any = torch.nn.functional
     there, functional.scaled_dot_product_attention = functional.scaled_dot_product_attention, attention
@@ -127,20 +140,22 @@ def fused() -> Iterator[None]:
 
 
 @torch.no_grad()
-def sampler(run: Run, base: BaseModel, denoiser: Denoiser) -> Memory:
-    """One sampler, at the larger of its two peaks: a step of the chain, or the decoder."""
+def sampler(run: Run, base: BaseModel, denoiser: Denoiser) -> tuple[Memory, float, float]:
+    """One sampler, at the larger of its two peaks: a step of the chain, or the decoder; an image's FLOP of both."""
     vae, alive = _autoencoder(run, base), Alive()
     weights = _weights(alive, [denoiser.unet, vae, *_text_encoders(run, base)], denoiser)
     given = rows(base, denoiser, run.actors.batch)
     states = given[0].nbytes * 2 * (run.policy.steps + 1)  # and as much noise, drawn beforehand
-    with fused(), alive:
+    with fused(alive), alive:
         denoiser.step(*given)
+        step = alive.flop
         vae.decode(given[0].to(vae.dtype), return_dict=False)[0].float()
-    return Memory(weights, 0, alive.peak - weights + states)
+    images = run.actors.batch
+    return Memory(weights, 0, alive.peak - weights + states), step / images, (alive.flop - step) / images
 
 
-def learner(run: Run, base: BaseModel, denoiser: Denoiser) -> Memory:
-    """One rank in a minibatch's second micro-batch, when the first one's gradients are there."""
+def learner(run: Run, base: BaseModel, denoiser: Denoiser) -> tuple[Memory, float]:
+    """One rank in a minibatch's second micro-batch, when the first one's gradients are there; a pair's FLOP."""
     alive, options = Alive(), run.learner
     weights = _weights(alive, [denoiser.unet], denoiser)
     grads = {weight: torch.empty_like(weight) for weight in denoiser.trainable.values()}
@@ -150,9 +165,10 @@ def learner(run: Run, base: BaseModel, denoiser: Denoiser) -> Memory:
     if options.gradient_checkpointing:
         denoiser.unet.enable_gradient_checkpointing()
         denoiser.unet.train()
-    with fused(), alive:
+    with fused(alive), alive:
         _loss(run, base, denoiser).backward()
-    return Memory(weights, gradients * (4 if options.ema else 3), alive.peak - weights - gradients)
+    memory = Memory(weights, gradients * (4 if options.ema else 3), alive.peak - weights - gradients)
+    return memory, alive.flop / options.micro_batch
 
 
 def _weights(alive: Alive, networks: list[Any], denoiser: Denoiser) -> int:
@@ -192,7 +208,7 @@ def _of_config(kind: Any, base: BaseModel, part: str, dtype: torch.dtype) -> Any
 def _autoencoder(run: Run, base: BaseModel) -> Any:
     from diffusers import AutoencoderKL
 
-    vae = _of_config(AutoencoderKL, base, "vae", decoder_dtype(base, run.policy.dtype))
+    vae = _of_config(AutoencoderKL, base, "vae", DTYPES[base.vae_dtype(run.policy.dtype)])
     vae.enable_slicing()
     return vae
 

@@ -16,11 +16,12 @@ from ddpo.errors import NotHereError
 from deploy import recipes
 from deploy.advice import advise
 from deploy.planning import nodes
+from deploy.planning.compute import Compute, compute
 from deploy.planning.measured import spent
 from deploy.planning.network import network, pixels, trajectories
-from deploy.planning.processes import Process, against_gpus, processes
+from deploy.planning.processes import Process, against_gpus, gpus, processes
 from deploy.planning.room import Crew, Node, Seats, crews, has_roles, seat
-from deploy.prepare import Prepared, prepare
+from deploy.prepare import Prepared, check_deadlines, described_note, prepare
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Plan:
     crews: list[Crew]
     memory: list[Process]
     stated: str
+    compute: Compute | None
     store: dict[str, float]
     network: dict[str, float]
     time: Time | None
@@ -63,7 +65,11 @@ def plan(options: argparse.Namespace) -> Plan:
     base = prepared.base if prepared else None
     there = _nodes(options)
     seats, staff = seat(run, there) if there else None, crews(run, has_roles(there) or not there)
-    needed, policy = processes(run, base)
+    kinds = {crew.name: gpus(crew, there) for crew in staff}
+    if prepared:
+        check_deadlines(prepared, kinds)
+    counted = prepared.counted if prepared else None
+    needed, policy = processes(run, counted), counted.policy if counted else 0
     problems, notes = against_gpus(staff, needed, there)
     said, warnings = spent(run, options.like, options.time)
     time = _time(prepared, said, policy, options) if prepared and said else None
@@ -72,9 +78,10 @@ def plan(options: argparse.Namespace) -> Plan:
     grows = bool(options.address) and nodes.grow(there)
     return Plan(
         run.name, run.policy.base, staff, needed, recipes.stated_memory(recipe),
+        compute(run, counted.work, kinds) if counted else None,
         _store(run, base, policy) if base else {}, network(run, base, policy, samplers) if base else {}, time, seats,
         lacks=[*([] if grows else short), *problems], awaits=short if grows else [],
-        notes=[*([unknown] if unknown else []), *warnings, *notes],
+        notes=[note for note in (unknown, described_note(base) if base else "", *warnings, *notes) if note],
     )
 
 

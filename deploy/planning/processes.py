@@ -9,15 +9,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ddpo.base import BaseModel
 from ddpo.config import Run
 from ddpo.stages import Stage, stages
 from deploy.placing import ACCELERATOR
 from deploy.planning.room import Crew, Node
 from deploy.report.scale import size
 from rewards.size import weights
+
+if TYPE_CHECKING:
+    from deploy.planning.memory import Counted
 
 CUDA = 1e9  # bytes that a process takes besides its tensors: the context, libraries' workspaces
 GPU_MEMORY = {  # GB by Ray's names of accelerators, the smaller where there are two
@@ -28,12 +30,14 @@ GPU_MEMORY = {  # GB by Ray's names of accelerators, the smaller where there are
 
 @dataclass(frozen=True)
 class Process:
-    """Bytes of one process of a crew, by what they are for; unknown: why there are none."""
+    """Bytes of one process of a crew, by what they are for; unknown: why there are none; published: its model is not
+    here, and its weights are those of published sizes."""
 
     crew: str
     device: str
     parts: dict[str, float]
     unknown: str = ""
+    published: bool = False
 
     @property
     def total(self) -> float:
@@ -41,25 +45,23 @@ class Process:
         return sum(self.parts.values())
 
 
-def processes(run: Run, base: BaseModel | None) -> tuple[list[Process], int]:
-    """One of every crew, and the bytes of a policy; without a base model, what can be known all the same."""
+def processes(run: Run, counted: Counted | None) -> list[Process]:
+    """One of every crew; without what was counted on a base model, what can be known all the same."""
     rewards = [_reward(run, stage) for stage in stages(run.rewards)]
-    if base is None:
+    if counted is None:
         unknown = "policy.base is not on this machine"
         return [Process("samplers", _device(run.actors), {}, unknown), *rewards,
-                Process("learner", _device(run.learner), {}, unknown)], 0
-    from deploy.planning.memory import count
-
-    found = count(run, base)
-    sampler = _process("samplers", run.actors, dataclasses.asdict(found.sampler))
-    return [sampler, *rewards, _process("learner", run.learner, dataclasses.asdict(found.learner))], found.policy
+                Process("learner", _device(run.learner), {}, unknown)]
+    sampler = _process("samplers", run.actors, dataclasses.asdict(counted.sampler))
+    return [sampler, *rewards, _process("learner", run.learner, dataclasses.asdict(counted.learner))]
 
 
 def _reward(run: Run, stage: Stage) -> Process:
-    count = weights(run.rewards[stage.reward], stage.verb, _device(stage.wants) == "GPU")
-    if count is None:
+    found = weights(run.rewards[stage.reward], stage.verb, _device(stage.wants) == "GPU")
+    if found is None:
         return Process(stage.pool, _device(stage.wants), {}, "its model is not on this machine")
-    return _process(stage.pool, stage.wants, {"weights": count} if count else {})
+    process = _process(stage.pool, stage.wants, {"weights": found.bytes} if found.bytes else {})
+    return dataclasses.replace(process, published=found.published)
 
 
 def _process(name: str, wants: Any, parts: Mapping[str, float]) -> Process:
@@ -92,9 +94,14 @@ def against_gpus(
     return lacks, notes
 
 
+def gpus(crew: Crew, nodes: Sequence[Node]) -> set[str]:
+    """Kinds of GPUs that a crew may get, as far as its own labels and those of nodes tell."""
+    kinds = {node.labels.get(ACCELERATOR, "") for node in nodes if crew.labels.items() <= node.labels.items()}
+    return (kinds | {crew.labels.get(ACCELERATOR, "")}) - {""}
+
+
 def _largest(crew: Crew, nodes: Sequence[Node]) -> tuple[str, float]:
     """The GPU with most memory that a crew may get, and its bytes; an empty name where the labels do not tell."""
-    kinds = {node.labels.get(ACCELERATOR, "") for node in nodes if crew.labels.items() <= node.labels.items()}
-    known = [(GPU_MEMORY[kind], kind) for kind in kinds | {crew.labels.get(ACCELERATOR, "")} if kind in GPU_MEMORY]
+    known = [(GPU_MEMORY[kind], kind) for kind in gpus(crew, nodes) if kind in GPU_MEMORY]
     memory, kind = max(known, default=(0, ""))
     return kind, memory * 1e9

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from deploy.planning.compute import lines
 from deploy.planning.plan import Plan
 from deploy.planning.processes import Process
 from deploy.planning.room import Crew, Seats
@@ -16,8 +17,8 @@ COLUMNS = {"weights": "weights", "learning": "gradients, Adam", "activations": "
 
 def render(plan: Plan) -> str:
     """All of it."""
-    return "\n".join([f"{plan.run}: {plan.model}", *_crews(plan.crews), *_memory(plan), *_bytes(plan), *_time(plan),
-                      *_seats(plan), *_notes(plan)])
+    return "\n".join([f"{plan.run}: {plan.model}", *_crews(plan.crews), *_memory(plan), *_compute(plan),
+                      *_bytes(plan), *_time(plan), *_seats(plan), *_notes(plan)])
 
 
 def _crews(crews: Sequence[Crew]) -> Iterator[str]:
@@ -40,7 +41,8 @@ def _memory(plan: Plan) -> Iterator[str]:
     yield "\nMemory of one process at its peak, estimated (of rewards the weights alone; what they compute is more)"
     for process in plan.memory:
         said = process.unknown and f"unknown: {process.unknown}"
-        yield f"  {process.crew:<12} {process.device}  {said or _parts(process)}"
+        source = " (of published sizes: its model is not on this machine)" if process.published else ""
+        yield f"  {process.crew:<12} {process.device}  {said or _parts(process)}{source}"
     if plan.stated:
         yield f"  The run file says: {plan.stated}"
 
@@ -48,6 +50,12 @@ def _memory(plan: Plan) -> Iterator[str]:
 def _parts(process: Process) -> str:
     parts = {COLUMNS[part]: count for part, count in process.parts.items() if count}
     return _sum(parts) if parts else "no model"
+
+
+def _compute(plan: Plan) -> Iterator[str]:
+    if plan.compute:
+        yield "\nCompute"
+        yield from (f"  {name:<12} {value}" for name, value in lines(plan.compute))
 
 
 def _bytes(plan: Plan) -> Iterator[str]:

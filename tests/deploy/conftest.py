@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hub
 import pytest
 import tiny
 from terminal import Answer, Started, result, write_run
@@ -80,3 +81,10 @@ def undisturbed(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
         return result(folder / "small")["lora_digest"]
 
     return digest
+
+
+@pytest.fixture
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[hub.Hub]:
+    """A hub that the client finds and has a token for, with an empty cache."""
+    with hub.found(tmp_path_factory.mktemp("huggingface")) as server:
+        yield server

@@ -59,7 +59,7 @@ WAYS = [[], ["learner.gradient_checkpointing=true"], ["learner.kl=0.1"], ["polic
 def test_the_learners_activations_are_those_that_the_cpu_allocates(make_run, wide, tmp_path, monkeypatch, words):
     run = make_run(f"policy.base={wide}", *words)
     base = find(str(wide))
-    expected = memory.learner(run, base, memory.skeleton(run, base)).activations
+    expected = memory.learner(run, base, memory.skeleton(run, base))[0].activations
     real = Denoiser(base, run.policy, run.seed)
     if run.learner.gradient_checkpointing:
         real.unet.enable_gradient_checkpointing()
@@ -102,11 +102,11 @@ def test_weights_that_all_learn_take_four_times_their_room(make_run, model):
 
 def test_a_rewards_model_is_measured_by_the_heads_of_its_files(make_run):
     run = make_run("rewards.clip.kind=clipscore", "rewards.clip.model=menagerie-clip")
-    whole = size.weights(run.rewards["clip"], "score", gpu=False)
+    whole = size.weights(run.rewards["clip"], "score", gpu=False).bytes
     file = ROOT / "menagerie" / "clip" / "model.safetensors"
     assert whole and whole == pytest.approx(2 * file.stat().st_size, rel=0.05)  # kept in half precision, loaded in fp32
-    assert size.weights(run.rewards["clip"], "score", gpu=True) == whole / 2
-    assert size.weights(run.rewards["jpeg"], "score", gpu=False) == 0
+    assert size.weights(run.rewards["clip"], "score", gpu=True) == (whole / 2, False)
+    assert size.weights(run.rewards["jpeg"], "score", gpu=False) == (0, False)
 
 
 def a_node(kind: str, cpus: float, gpus: float = 0, **labels: str) -> Node:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
-import hub
 import pytest
 import tiny
 import yaml
@@ -114,20 +112,6 @@ def test_publishing_again_replaces_ours_and_nothing_else(ddpo, finished, publish
 
 
 # The hub.
-
-
-@pytest.fixture
-def place(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[hub.Hub]:
-    """A hub that the client finds and has a token for, with an empty cache."""
-    home = tmp_path_factory.mktemp("huggingface")
-    monkeypatch.setenv("HF_TOKEN", "hf_good")
-    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(home / "no token"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(home / "cache"))
-    with hub.serving() as server:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
-        files = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", files)
-        yield server
 
 
 def test_a_model_by_hub_name_is_downloaded_in_one_format_and_the_card_names_it(ddpo, architectures, place, tmp_path):

@@ -51,6 +51,7 @@ def test_on_larger_latents_the_clip_range_is_the_papers_in_joint_log_prob(name, 
     paper, run = find("compressibility", []), find(name, [])
     assert run.learner.clip * 4 * side**2 == pytest.approx(paper.learner.clip * 4 * 64**2, rel=0.02)
     assert (run.learner.lr, run.prompts, run.steps) == (paper.learner.lr, paper.prompts, paper.steps)
+    assert run.learner.timestep_fraction == (0.2 if name == "compressibility-sdxl" else 1.0)  # SDXL costs eight times
 
 
 def test_alignment_asks_and_compares_as_the_paper():

@@ -13,6 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 COMMIT = "0" * 40
 
 
@@ -22,6 +24,7 @@ class Hub:
 
     models:  folders by repository, to be downloaded
     private: visibility by repository; files: of its commits; cards: what its validator was shown
+    given:   files that were asked for and are there, REPOSITORY/FILE
     """
 
     url: str = ""
@@ -30,6 +33,7 @@ class Hub:
     private: dict[str, bool] = field(default_factory=dict)
     files: dict[str, dict[str, bytes]] = field(default_factory=dict)
     cards: list[str] = field(default_factory=list)
+    given: list[str] = field(default_factory=list)
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
         """Status and JSON of a request."""
@@ -41,8 +45,8 @@ class Hub:
                 return 200, {"id": repository, "sha": COMMIT}
             case "GET", listing if listing.startswith(f"/MODEL/tree/{COMMIT}"):
                 return 200, _tree(self.models[repository])
-            case "GET", "/MODEL":
-                return 200, {"id": repository, "private": self.private[repository]}
+            case "GET", "/MODEL" if repository in self.private.keys() | self.models.keys():
+                return 200, {"id": repository, "sha": COMMIT, "private": self.private.get(repository, False)}
             case "POST", "/api/validate-yaml":
                 self.cards.append(json.loads(body)["content"])
                 return 200, {"errors": [], "warnings": []}
@@ -84,7 +88,13 @@ def serving() -> Iterator[Hub]:
         def do_GET(self) -> None:
             owner, name, resolve, _, *path = self.path.strip("/").split("/") + [""] * 4
             if resolve == "resolve":
-                file = hub.models[f"{owner}/{name}"].joinpath(*path)
+                folder = hub.models.get(f"{owner}/{name}")
+                file = folder and folder.joinpath(*path)
+                if file is None or not file.is_file():
+                    error = "EntryNotFound" if folder else "RepoNotFound"
+                    self._send(404, b"", {"X-Error-Code": error, "X-Repo-Commit": COMMIT})
+                    return
+                hub.given.append(f"{owner}/{name}/{'/'.join(filter(None, path))}")
                 self._send(200, file.read_bytes(), {"ETag": f'"{file.stat().st_ino}"', "X-Repo-Commit": COMMIT})
             else:
                 self.do_POST()
@@ -117,3 +127,18 @@ def serving() -> Iterator[Hub]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def found(home: Path) -> Iterator[Hub]:
+    """A hub that the client finds and has a token for, for the block, with its cache in `home`."""
+    with serving() as hub, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_TOKEN", "hf_good")
+        constants = "huggingface_hub.constants"
+        patch.setattr(f"{constants}.HF_TOKEN_PATH", str(home / "no token"))
+        patch.setattr(f"{constants}.HF_HUB_CACHE", str(home / "cache"))
+        patch.setattr(f"{constants}.ENDPOINT", hub.url)
+        files = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        patch.setattr(f"{constants}.HUGGINGFACE_CO_URL_TEMPLATE", files)
+        patch.setattr("huggingface_hub.hf_api.api.endpoint", hub.url)  # of the functions that are no one's methods
+        yield hub

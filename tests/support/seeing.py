@@ -10,7 +10,7 @@ from transformers import (
     BertConfig,
     BertModel,
     CLIPConfig,
-    CLIPImageProcessor,
+    CLIPImageProcessorPil,
     CLIPModel,
     CLIPProcessor,
     DebertaConfig,
@@ -50,7 +50,7 @@ def clip(folder: Path, activation: str = "quick_gelu", seed: int = 4, width: int
     vision = part | {"image_size": 32, "patch_size": 8}
     config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=width)
     CLIPModel(config).save_pretrained(folder)
-    pictures = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    pictures = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     CLIPProcessor(image_processor=pictures, tokenizer=words).save_pretrained(folder)
     return folder
 
