@@ -43,7 +43,7 @@ class Sampler:
         self.run = run
         self.text = TextEncoder(base, run.policy)
         self.denoiser = Denoiser(base, run.policy, run.seed)
-        set_backends(run.gpu, self.denoiser.device)
+        set_backends(run.gpu)
         self.vae = _load_vae(base, run.policy.dtype).to(self.denoiser.device)
         if self.denoiser.device.type == "cuda":
             self.vae.to(memory_format=torch.channels_last)

@@ -14,13 +14,13 @@ import torch
 from ddpo.config import GpuConfig
 
 
-def set_backends(config: GpuConfig, device: torch.device) -> None:
-    """Set what this process computes with on its device.
+def set_backends(config: GpuConfig) -> None:
+    """Set what this process computes with on the GPU that it sees, if any.
 
     tf32 False makes fp32 exact: torch's own default rounds the inputs of fp32 convolutions to 10 bits, as coarse as
     float16, and leaves matrix products exact. Operations without a repeatable kernel warn and go on.
     """
-    if device.type != "cuda":
+    if not torch.cuda.is_available():
         return
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
     torch.backends.cudnn.benchmark = False  # it would choose kernels by time, hence by chance

@@ -144,7 +144,7 @@ def _ranks(learner: LearnerConfig) -> str:
 
 def _proximal(learner: LearnerConfig) -> str:
     """The forwards that the decoupled objective asks for besides."""
-    recomputed = learner.correction == "decoupled" and learner.proximal == "recompute"
+    recomputed = "recompute" in (learner.old_log_probs, learner.correction == "decoupled" and learner.proximal)
     return ", and a forward of every pair before the first update" if recomputed else ""
 
 

@@ -80,7 +80,7 @@ def pipeline(folder: Path, run: Run, base: BaseModel) -> Any:
 
     disable_progress_bar()
     device = place(run.policy.device)
-    set_backends(run.gpu, device)
+    set_backends(run.gpu)
     dtype = precision(run.policy.dtype, device.type)
     names = TEXT_PARTS[base.pipeline]
     parts: dict[str, Any] = {name: part for (name, _), part in zip(names, load_tokenizers(base), strict=True)}

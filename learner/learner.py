@@ -49,7 +49,7 @@ class Learner:
         self.run, self.step, self.ranks = run, 0, ranks or Ranks()
         self.regression = run.learner.algorithm.startswith("rwr")
         self.denoiser = Denoiser(base, run.policy, run.seed)
-        set_backends(run.gpu, self.denoiser.device)
+        set_backends(run.gpu)
         if run.learner.gradient_checkpointing:
             self.denoiser.unet.enable_gradient_checkpointing()
             self.denoiser.unet.train()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from ddpo.config import RewardConfig, Run
+from ddpo.config import GpuConfig, RewardConfig, Run
 from ddpo.stages import verbs
 from ddpo.types import Images, Rollouts, Scored, Scores
 from rewards.batch import combine
@@ -45,9 +45,9 @@ class Ready:
 class LocalReward:
     """One reward in this process, with a worker for every stage that is a pool on a cluster."""
 
-    def __init__(self, name: str, config: RewardConfig, source: str) -> None:
+    def __init__(self, name: str, config: RewardConfig, source: str, gpu: GpuConfig | None = None) -> None:
         self.config = config
-        self.workers = {verb: RewardWorker(name, config, source, verb) for verb in verbs(config)}
+        self.workers = {verb: RewardWorker(name, config, source, verb, gpu) for verb in verbs(config)}
 
     def score(self, images: Images) -> Scores:
         """Take one chunk through all stages; raises RewardError where a contract is broken."""
@@ -64,7 +64,7 @@ class LocalRewards:
 
     def __init__(self, run: Run, source: dict[str, str]) -> None:
         self.config = run.rewards
-        self.scorers = {name: LocalReward(name, reward, source[name]) for name, reward in run.rewards.items()}
+        self.scorers = {name: LocalReward(name, reward, source[name], run.gpu) for name, reward in run.rewards.items()}
         self.done = 0  # chunks scored, by one reward each
 
     def score(self, rollouts: Rollouts) -> Ready:

@@ -82,14 +82,15 @@ class PooledRewards:
     gives them."""
 
     def __init__(self, run: Run, source: dict[str, str], control: Control, staff: Any) -> None:
-        self.config, self.control, self.steps, every = run.rewards, control, run.steps, stages(run.rewards)
+        self.config, self.gpu, self.control, self.steps = run.rewards, run.gpu, control, run.steps
+        every = stages(run.rewards)
         self.chains = {name: [stage for stage in every if stage.reward == name] for name in run.rewards}
         longest = max(sum(stage.wants.timeout for stage in chain) for chain in self.chains.values())
         self.patience = TRIES * (run.actors.timeout + longest + GRACE) + run.ray.timeout  # pools' deadlines come first
         self.pools = {stage.pool: self._open(stage, source[stage.reward], staff) for stage in every}
 
     def _open(self, stage: Stage, source: str, staff: Any) -> Pool:
-        wants, facts = stage.wants, (stage.reward, self.config[stage.reward], source, stage.verb)
+        wants, facts = stage.wants, (stage.reward, self.config[stage.reward], source, stage.verb, self.gpu)
         hire = staff.hire(f"reward:{stage.pool}", RewardActor, facts, wants, wants.timeout + GRACE)
         pool = Pool(stage.pool, hire, Size(wants.workers, max(wants.workers, wants.max_workers)), TRIES)
         self.control.call(pool.open)

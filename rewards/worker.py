@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ddpo.config import RewardConfig
+from ddpo.config import GpuConfig, RewardConfig
 from ddpo.deadline import deadline
 from ddpo.errors import ContractError, DeadlineError, RewardError, ServerError
 from ddpo.stages import WHOLE, settings
@@ -32,12 +32,18 @@ MISSING = "missing"  # key of info: why an image's score is None
 
 class RewardWorker:
     """r(x_0, c) for one entry [rewards.NAME], or the stage of it that does `verb`; `source` is what
-    rewards.pool.sources read for it."""
+    rewards.pool.sources read for it; `gpu` is the run's [gpu]."""
 
-    def __init__(self, name: str, config: RewardConfig, source: str, verb: str = WHOLE) -> None:
+    def __init__(
+        self, name: str, config: RewardConfig, source: str, verb: str = WHOLE, gpu: GpuConfig | None = None
+    ) -> None:
         self.name, self.config, self.verb, self.settings = name, config, verb, settings(config, verb)
         self.title = f"reward {name!r}" if verb == WHOLE else f"{verb} of reward {name!r}"
         self.reward = make(config, source, verb)
+        if "torch" in sys.modules:
+            from ddpo.backends import set_backends
+
+            set_backends(gpu or GpuConfig())
 
     def score(self, images: Images) -> Scores:
         """Score one chunk; raises RewardError where the contract is broken."""

@@ -74,7 +74,7 @@ def gradient(bench: Bench) -> None:
     exact: dict[int, Tensor] = {}
     for dtype in ("float32", *(DTYPES[1:] if bench.dry else DTYPES)):  # a CPU takes minutes for float16
         denoiser = Denoiser(base, replace(run.policy, dtype=dtype, device=bench.device.type), run.seed)
-        set_backends(run.gpu, denoiser.device)
+        set_backends(run.gpu)
         perturb(denoiser)
         rows = given(base, denoiser, steps)
         if target is None:
@@ -173,7 +173,7 @@ def repeats(bench: Bench) -> None:
         return learner.policy().digest
 
     for deterministic in (False, True):
-        set_backends(replace(run.gpu, deterministic=deterministic), bench.device)
+        set_backends(replace(run.gpu, deterministic=deterministic))
         label = "deterministic kernels" if deterministic else "torch's defaults"
         seconds = bench.seconds(update, 2)
         same = len({update() for _ in range(2)}) == 1

@@ -154,7 +154,7 @@ def ways(bench: Bench) -> None:
         torch._dynamo.reset()
         denoiser = Denoiser(base, run.policy, run.seed)
         try:
-            set_backends(run.gpu, denoiser.device)
+            set_backends(run.gpu)
             change(denoiser)
             given = _given(base, denoiser, rows)
             began = bench.seconds(_forward(denoiser, given), 1, warm=0)
@@ -201,7 +201,7 @@ def _tuned(denoiser: Denoiser) -> None:
 
 def _attention(kind: str) -> Callable[[Denoiser], None]:
     def change(denoiser: Denoiser) -> None:
-        set_backends(GpuConfig(attention=kind), denoiser.device)
+        set_backends(GpuConfig(attention=kind))
 
     return change
 

@@ -57,7 +57,7 @@ class Work:
     def learning(self, run: Run) -> float:
         """Of a step of training, on all ranks together."""
         learner, pairs = run.learner, run.learner.images_per_step * trained_timesteps(run)
-        again = learner.correction == "decoupled" and learner.proximal == "recompute"
+        again = "recompute" in (learner.old_log_probs, learner.correction == "decoupled" and learner.proximal)
         return pairs * (learner.inner_epochs * self.pair + again * self.step)
 
 
