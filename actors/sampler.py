@@ -32,6 +32,11 @@ from ddpo.subset import held, trainable, trained
 from ddpo.threads import threads
 from ddpo.types import Images, Policy, Prompts, Receipt, Trajectory
 
+FEWER = (  # what to do where a GPU's memory is too small for a chunk
+    "Draw fewer images at once: a smaller actors.batch, which is part of the run's numbers, so set it before the run. "
+    "Or leave the GPU to fewer processes; `ddpo plan` estimates what each takes."
+)
+
 
 class Sampler:
     """p_old(x_{t-1} | x_t, c), drawn T times from x_T to x_0, then decoded.

@@ -46,6 +46,11 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONWARNINGS": "ignore",
 }
+GPU_SETTINGS = {  # of processes that may compute on a GPU, read when they first do
+    "PYTORCH_ALLOC_CONF": "expandable_segments:True",  # memory that is given back by pages, not by whole blocks
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",  # its older name, which CUDA's allocator reads first
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # else cuBLAS may give other last bits from one time to the next
+}
 
 
 def thread_settings(count: int) -> dict[str, str]:
@@ -237,5 +242,5 @@ def environment(wants: Any) -> dict[str, Any]:
     One that reserves no GPU sees none. Ray would let it see all of them (it leaves CUDA_VISIBLE_DEVICES alone where the
     reservation is 0), and it would sit down on the first one beside those that reserved it.
     """
-    hidden = {} if wants.gpus else {"CUDA_VISIBLE_DEVICES": ""}
-    return {"env_vars": {**QUIET, **thread_settings(wants.threads), RESERVED: f"{wants.gpus:g}", **hidden}}
+    gpu = GPU_SETTINGS if wants.gpus else {"CUDA_VISIBLE_DEVICES": ""}
+    return {"env_vars": {**QUIET, **thread_settings(wants.threads), RESERVED: f"{wants.gpus:g}", **gpu}}

@@ -14,7 +14,7 @@ from ddpo.base import BaseModel, find
 from ddpo.config import Run, chunks
 from ddpo.errors import NotHereError
 from deploy import recipes
-from deploy.advice import advise
+from deploy.advice import advise, share_gpu
 from deploy.planning import nodes
 from deploy.planning.compute import Compute, compute
 from deploy.planning.measured import spent
@@ -115,6 +115,7 @@ def _time(prepared: Prepared, said: Sequence[str], policy: int, options: argpars
     times = given(run, prepared.base, said, options.call, options.bandwidth, policy)
     found = simulate(short(run), prepared.base, prepared.prompts, times)
     work = {name: chunks(run) * seconds for name, seconds in (("samplers", times.sample), *times.rewards.items())}
-    advice = str(advise(work, found.workers, times.learn, run.lag, chunks(run)))
+    shared = share_gpu(run.actors.gpus, run.learner.gpus)
+    advice = str(advise(work, found.workers, times.learn, run.lag, chunks(run), shared))
     return Time(found.seconds_per_step, found.seconds_per_step * run.steps, found.images_per_second,
                 dict(found.workers), dict(found.idle), advice)
