@@ -177,4 +177,4 @@ def hardware(name: str) -> Hardware:
 def shown(found: Hardware) -> str:
     """For a person."""
     rest = ", ".join(f"{name} {value}" for name, value in found.items() if name != "device")
-    return f"{found['device']} ({rest})" if found else "a process without torch"
+    return f"{found['device']} ({rest})" if found else "the CPU, without torch"
