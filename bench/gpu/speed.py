@@ -86,7 +86,7 @@ def _planned(run: Run, base: BaseModel, process: str) -> str:
     """What `ddpo plan` says."""
     from deploy.planning import memory
 
-    found = getattr(memory, process)(run, base, memory.skeleton(run, base))
+    found = getattr(memory, process)(run, base, memory.skeleton(run, base))[0]
     return f"plan: {found.total / 1e9:.2f} GB"
 
 
