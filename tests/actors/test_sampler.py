@@ -18,6 +18,8 @@ from ddpo.errors import DdpoError
 from ddpo.types import Prompts, Trajectory
 from ddpo.weights import pack
 
+pytestmark = pytest.mark.numbers
+
 
 @pytest.fixture
 def sampler_and_policy(make_run):
