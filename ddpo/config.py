@@ -199,8 +199,8 @@ class LearnerConfig:
     weight_decay: float = knob(1e-4, "AdamW", low=0)
     max_grad_norm: float = knob(1.0, "gradients are scaled down to this norm", above=0)
     gradient_checkpointing: bool = knob(False, "recompute activations: less memory, about 1.3 times the time")
-    ranks: int = knob(1, "processes on the cluster that share every update, one GPU each; part of the numbers by "
-                      "rounding alone", low=1)
+    ranks: int = knob(1, "processes on the cluster that share every update, one GPU each; part of the numbers, "
+                      "since gradients are added in another order", low=1)
     threads: int = knob(1, "CPU threads of one rank; part of the numbers, so fixed here", low=1)
     cpus: float = knob(1.0, "CPUs that Ray reserves for one rank", low=0)
     gpus: float = knob(0.0, "GPUs that Ray reserves for one rank", low=0)

@@ -55,8 +55,10 @@ GPU_SETTINGS = {  # of processes that may compute on a GPU, read when they first
 
 def thread_settings(count: int) -> dict[str, str]:
     """Environment for torch, set before it is imported. Idle threads spin for some microseconds, which bridges the gap
-    to the next operation, then sleep: those that spin on take the core from a neighbour process (docs/decisions.md)."""
-    return {"OMP_NUM_THREADS": str(count), "MKL_NUM_THREADS": str(count), "GOMP_SPINCOUNT": "5000"}
+    to the next operation, then sleep: those that spin on take the core from a neighbour process (docs/decisions.md).
+    MKL computes strictly: else on AVX2 a row's last bits depend on its place in the batch, and so does the ratio."""
+    threads = {"OMP_NUM_THREADS": str(count), "MKL_NUM_THREADS": str(count), "GOMP_SPINCOUNT": "5000"}
+    return {**threads, "MKL_CBWR": "AUTO,STRICT"}
 
 
 @contextmanager
