@@ -24,7 +24,7 @@ from ddpo.base import BaseModel
 from ddpo.condition import Condition
 from ddpo.config import Run
 from ddpo.denoiser import DTYPES, Denoiser
-from ddpo.device import hardware
+from ddpo.device import hardware, on_gpu
 from ddpo.errors import BaseModelError
 from ddpo.pictures import fingerprints
 from ddpo.pretrained import whole
@@ -45,7 +45,7 @@ class Sampler:
         self.denoiser = Denoiser(base, run.policy, run.seed)
         set_backends(run.gpu)
         self.vae = _load_vae(base, run.policy.dtype).to(self.denoiser.device)
-        if self.denoiser.device.type == "cuda":
+        if on_gpu(self.denoiser.device):
             self.vae.to(memory_format=torch.channels_last)
             self.vae.enable_slicing()  # image by image: the decoder of a whole chunk takes more memory than the UNet
         self.latent_CHW = base.latent_CHW

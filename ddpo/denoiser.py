@@ -18,7 +18,7 @@ from torch import Tensor
 from ddpo.base import BaseModel
 from ddpo.condition import Condition
 from ddpo.config import PolicyConfig
-from ddpo.device import place
+from ddpo.device import on_gpu, place
 from ddpo.errors import BaseModelError, DeliveryError
 from ddpo.mdp import Gaussian, Schedule, denoise, guide, noised, schedule, training_abar
 from ddpo.pretrained import whole
@@ -45,7 +45,7 @@ class Denoiser:
         self.schedule: Schedule = schedule(facts, config.steps, config.eta).to(self.device)
         self.abar_N = training_abar(facts).to(self.device)
         self.unet = (unet or _load_unet(base, config)).to(self.device)
-        if self.device.type == "cuda":  # half convolutions of channels that come first are transposed at every call
+        if on_gpu(self.device):  # half convolutions of channels that come first are transposed at every call
             self.unet.to(memory_format=torch.channels_last)
         self.size_6 = torch.tensor(_size_conditioning(base.image_size), device=self.device)
         self.learning = Trainable(self.unet, config, seed)
