@@ -48,6 +48,8 @@ class GpuConfig:
     tf32: bool = knob(False, "fp32 products of 10 bits, several times faster and as coarse as float16; half precision "
                       "is not concerned")
     deterministic: bool = knob(True, "the same numbers from the same work, at the price of slower backward passes")
+    graphs: bool = knob(True, "launch a network's kernels all at once (CUDA graphs): the same numbers, sooner; one "
+                        "more set of activations is kept")
     attention: str = knob("auto", "kernel of attention; auto takes flash, else memory-efficient",
                           choices=("auto", "flash", "efficient", "cudnn"))
 

@@ -59,6 +59,12 @@ def place(name: str) -> torch.device:
     return torch.device("cuda")
 
 
+def on_gpu(device: torch.device) -> bool:
+    """Whether it computes apart from the host, which has to wait for it to see a number; by whatever name torch calls
+    it, so that a pretended one is treated as a real one (bench.gpu.pretend)."""
+    return device.type not in ("cpu", "meta")
+
+
 @functools.cache
 def _fault() -> str:
     """Why torch cannot compute on the first GPU that it sees, by one small operation; "" where it can.

@@ -8,11 +8,12 @@ Consumes a network and tensors, produces what the network makes of them; waits f
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-MOST = 6  # shapes that are recorded, each with memory of its own; others are launched kernel by kernel
+MOST = 4  # shapes whose forward pass is recorded; of those with gradients one, since it keeps its activations
 
 Network = Callable[..., Tensor]
 
@@ -20,20 +21,22 @@ Network = Callable[..., Tensor]
 class Graphs:
     """A network under graphs, one for each shape of its inputs, with gradients and without.
 
-    weights: what the network computes with and what gets gradients; they must stay where they are in memory. A call's
-             gradient may be overwritten by the next call's, so take it before that (ddpo.trainable does).
+    weights: what gets gradients, and stays where it is in memory; with none, no backward pass is recorded. A call's
+             gradients are overwritten by the next call's, so take them before that (ddpo.trainable does).
     """
 
     def __init__(self, network: Network, weights: Sequence[Tensor] = ()) -> None:
         self.network, self.weights = network, tuple(weights)
-        self.recorded: dict[Hashable, Network] = {}
+        self.recorded: dict[tuple[Hashable, ...], Network] = {}
+        self.memory: Any = None  # of all forward passes together: none of them needs it beyond its own time
 
     def __call__(self, *inputs: Tensor, variant: Hashable = None) -> Tensor:
         """What the network gives; `variant` tells apart states of it that give other kernels for the same shapes."""
-        learning = torch.is_grad_enabled() and bool(self.weights)
+        learning = torch.is_grad_enabled()
         key = (learning, variant, *((tensor.shape, tensor.dtype) for tensor in inputs))
         if key not in self.recorded:
-            if len(self.recorded) >= MOST:
+            alike = sum(other[0] == learning for other in self.recorded)
+            if (learning and not self.weights) or alike >= (1 if learning else MOST):
                 return self.network(*inputs)
             self.recorded[key] = self._record_both(inputs) if learning else self._record_forward(inputs)
         return self.recorded[key](*inputs)
@@ -42,7 +45,7 @@ class Graphs:
         """Forward and backward, by torch's own tool: the weights go in as inputs, which is how they get gradients."""
         samples = (*(tensor.detach().clone() for tensor in inputs), *self.weights)
         count = len(inputs)
-        graphed = torch.cuda.make_graphed_callables(
+        graphed: Any = torch.cuda.make_graphed_callables(
             lambda *given: self.network(*given[:count]), samples, allow_unused_input=True
         )
         return lambda *given: graphed(*given, *self.weights)
@@ -57,8 +60,9 @@ class Graphs:
             self.network(*given)
         torch.cuda.current_stream().wait_stream(side)
         # Recorded: reads `given`, writes `output`.
+        self.memory = self.memory or torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, pool=self.memory):
             output = self.network(*given)
 
         def replay(*now: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from ddpo.condition import Condition
 from ddpo.config import Run
 from ddpo.delivery import proven
 from ddpo.denoiser import Denoiser
-from ddpo.device import fitting
+from ddpo.device import fitting, on_gpu
 from ddpo.errors import DdpoError, DeliveryError, InputError
 from ddpo.objective import Tally
 from ddpo.subset import chosen, held, stream, trainable, trained
@@ -54,7 +54,9 @@ class Learner:
     def __init__(self, run: Run, base: BaseModel, ranks: Ranks | None = None) -> None:
         self.run, self.step, self.ranks = run, 0, ranks or Ranks()
         self.regression = run.learner.algorithm.startswith("rwr")
-        self.denoiser = Denoiser(base, run.policy, run.seed)
+        self.denoiser = Denoiser(
+            base, run.policy, run.seed, graphs=run.gpu.graphs and not run.learner.gradient_checkpointing
+        )
         set_backends(run.gpu)
         if run.learner.gradient_checkpointing:
             self.denoiser.unet.enable_gradient_checkpointing()
@@ -67,7 +69,7 @@ class Learner:
         options, weights = run.learner, self.denoiser.trainable.values()
         self.optimizer = torch.optim.AdamW(
             weights, options.lr, (options.beta1, options.beta2), options.epsilon, options.weight_decay,
-            fused=self.denoiser.device.type == "cuda" or None,
+            fused=on_gpu(self.denoiser.device) or None,
         )
         self.scale = LossScale(run.policy.dtype)
         self.average: dict[str, Tensor] = {}  # of the weights over updates, where learner.ema asks for it
@@ -253,10 +255,12 @@ class Learner:
     def _average(self) -> None:
         """average <- d average + (1 - d) weights, with d = min(ema, (1 + n) / (10 + n)) after n updates, as diffusers'
         EMAModel, so that the first weights are soon forgotten."""
-        for name, mean in self.average.items():
-            weight = self.denoiser.trainable[name]
-            updates = float(self.optimizer.state[weight]["step"])
-            mean.lerp_(weight, 1 - min(self.run.learner.ema, (1 + updates) / (10 + updates)))
+        if not self.average:
+            return
+        weights: list[Tensor] = [self.denoiser.trainable[name] for name in self.average]
+        updates = float(self.optimizer.state[weights[0]]["step"])  # asked of one: on a GPU the host waits for it
+        share = 1 - min(self.run.learner.ema, (1 + updates) / (10 + updates))
+        torch._foreach_lerp_(list(self.average.values()), weights, share)
 
     def _terms(self, batch: Batch, pairs_P2: Tensor, place: int) -> Terms:
         if self.regression:
@@ -306,11 +310,13 @@ class Learner:
         self.scale.restore(groups.pop("loss_scale", {}).get("state"))
         self.average = {name: torch.tensor(mean, device=self.denoiser.device) for name, mean in averages.items()}
         self.optimizer.state.clear()
+        device = self.denoiser.device
+        counts = device if on_gpu(device) else torch.device("cpu")  # where the fused Adam reads them
         for name, weight in self.denoiser.trainable.items():
             moments = {kind: torch.tensor(named[name]) for kind, named in groups.items() if name in named}
             if moments:
                 self.optimizer.state[weight] = {
-                    kind: value if kind == "step" else value.to(weight.device) for kind, value in moments.items()
+                    kind: value.to(counts if kind == "step" else weight.device) for kind, value in moments.items()
                 }
         self.step = step
         self._policy = pack(self.denoiser.weights(), step)

@@ -17,6 +17,7 @@ from torch import Tensor
 from ddpo.condition import Condition
 from ddpo.config import LearnerConfig
 from ddpo.denoiser import Denoiser
+from ddpo.device import on_gpu
 from ddpo.objective import OBJECTIVES, decoupled, importance, outside, truncated
 
 
@@ -84,7 +85,7 @@ class Pairs:
 
 def uploaded(tensor: Tensor, device: torch.device) -> Tensor:
     """A copy on the device. From pinned memory the host need not wait for it, so the GPU never runs out of work."""
-    if device.type == "cuda" and tensor.device.type == "cpu":
+    if on_gpu(device) and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 

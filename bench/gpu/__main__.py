@@ -29,7 +29,7 @@ from deploy.facts import _commit
 
 PARTS = {  # in their order, with the seconds that each may take
     "names": 30, "models": 60, "gradient": 40, "noise": 50, "learning": 45, "sampling": 45, "ddpo-pytorch": 30,
-    "repeats": 30, "ray": 150, "size": 90, "ways": 150, "options": 45, "devices": 25, "bare": 30, "profile": 25,
+    "repeats": 30, "ray": 150, "size": 90, "ways": 50, "options": 45, "devices": 25, "bare": 30, "profile": 25,
     "rewards": 25, "nccl": 10, "learns": 60,
 }
 
