@@ -58,8 +58,8 @@ def place(name: str) -> torch.device:
 
 
 def on_gpu(device: torch.device) -> bool:
-    """Whether it computes apart from the host, which has to wait for it to see a number; by whatever name torch calls it,
-    so that a pretended one is treated as a real one (bench.gpu.pretend)."""
+    """Whether it computes apart from the host, which has to wait for it to see a number; by whatever name torch calls
+    it, so that a pretended one is treated as a real one (bench.gpu.pretend)."""
     return device.type not in ("cpu", "meta")
 
 

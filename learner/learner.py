@@ -250,7 +250,7 @@ class Learner:
         EMAModel, so that the first weights are soon forgotten."""
         if not self.average:
             return
-        weights = [self.denoiser.trainable[name] for name in self.average]
+        weights: list[Tensor] = [self.denoiser.trainable[name] for name in self.average]
         updates = float(self.optimizer.state[weights[0]]["step"])  # asked of one: on a GPU the host waits for it
         share = 1 - min(self.run.learner.ema, (1 + updates) / (10 + updates))
         torch._foreach_lerp_(list(self.average.values()), weights, share)
@@ -303,7 +303,8 @@ class Learner:
         self.scale.restore(groups.pop("loss_scale", {}).get("state"))
         self.average = {name: torch.tensor(mean, device=self.denoiser.device) for name, mean in averages.items()}
         self.optimizer.state.clear()
-        counts = self.denoiser.device if on_gpu(self.denoiser.device) else torch.device("cpu")  # the fused Adam's are there
+        # A fused Adam reads its counts of updates on the device, the other one in the host's memory.
+        counts = self.denoiser.device if on_gpu(self.denoiser.device) else torch.device("cpu")
         for name, weight in self.denoiser.trainable.items():
             moments = {kind: torch.tensor(named[name]) for kind, named in groups.items() if name in named}
             if moments:
