@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -45,24 +45,24 @@ class Gaussian(NamedTuple):
 
 @dataclass(frozen=True)
 class Schedule:
-    """The T steps that are taken, high noise first; all tensors of shape (T,), fp32 but for the timesteps."""
+    """The T steps that are taken, high noise first; all tensors of shape (T,), fp32 but for the timesteps.
+
+    stochastic_T: indices of the steps with sigma > 0: only these have a log-prob, so only these are trained. In the
+                  host's memory, wherever the tensors are: to read them from a GPU is to wait for it
+    """
 
     timesteps_T: Tensor
     alpha_T: Tensor
     alpha_prev_T: Tensor
     sigma_T: Tensor
     prediction: str
-
-    @property
-    def stochastic_T(self) -> list[int]:
-        """Indices of the steps with sigma > 0: only these have a log-prob, so only these are trained."""
-        return torch.nonzero(self.sigma_T > 0).flatten().tolist()
+    stochastic_T: list[int]
 
     def to(self, device: torch.device) -> Schedule:
         """The same schedule with its tensors on a device."""
-        return Schedule(
-            self.timesteps_T.to(device), self.alpha_T.to(device), self.alpha_prev_T.to(device), self.sigma_T.to(device),
-            self.prediction,
+        return replace(
+            self, timesteps_T=self.timesteps_T.to(device), alpha_T=self.alpha_T.to(device),
+            alpha_prev_T=self.alpha_prev_T.to(device), sigma_T=self.sigma_T.to(device),
         )
 
 
@@ -92,9 +92,10 @@ def schedule(config: Mapping[str, Any], steps: int, eta: float) -> Schedule:
     alpha_prev = torch.where(previous >= 0, abar[previous.clamp(min=0)], ddim.final_alpha_cumprod)
     variance = (1 - alpha_prev) / (1 - alpha) * (1 - alpha / alpha_prev)
     sigma = eta * variance.clamp(min=0).sqrt()
-    if not bool((sigma > 0).any()):
+    stochastic = torch.nonzero(sigma > 0).flatten().tolist()
+    if not stochastic:
         raise InputError(f"none of the {steps} steps of this schedule has noise (sigma = 0); it cannot be trained.")
-    return Schedule(timesteps, alpha, alpha_prev, sigma, ddim.config["prediction_type"])
+    return Schedule(timesteps, alpha, alpha_prev, sigma, ddim.config["prediction_type"], stochastic)
 
 
 def _check_timesteps(timesteps_T: Tensor, steps: int, config: Mapping[str, Any]) -> None:

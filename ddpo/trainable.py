@@ -37,11 +37,12 @@ class Trainable:
         self.masters: dict[str, torch.nn.Parameter] = learning
         self.copies: dict[str, torch.nn.Parameter] = {}
         self.sum: Tensor | None = None  # of the copies' gradients since the last update, all in one fp32 row
-        if config.train == "lora" and unet.dtype != torch.float32:
+        dtype = unet.dtype  # asked once: diffusers looks through all modules for it
+        if config.train == "lora" and dtype != torch.float32:
             self.masters = {name: torch.nn.Parameter(weight.detach().clone()) for name, weight in learning.items()}
             self.copies = learning
             for weight in learning.values():
-                weight.data = weight.data.to(unet.dtype)
+                weight.data = weight.data.to(dtype)
             _compute_lora_at_once(unet)
 
     @torch.no_grad()

@@ -310,8 +310,8 @@ class Learner:
         self.scale.restore(groups.pop("loss_scale", {}).get("state"))
         self.average = {name: torch.tensor(mean, device=self.denoiser.device) for name, mean in averages.items()}
         self.optimizer.state.clear()
-        device = self.denoiser.device
-        counts = device if on_gpu(device) else torch.device("cpu")  # where the fused Adam reads them
+        # A fused Adam reads its counts of updates on the device, the other one in the host's memory.
+        counts = self.denoiser.device if on_gpu(self.denoiser.device) else torch.device("cpu")
         for name, weight in self.denoiser.trainable.items():
             moments = {kind: torch.tensor(named[name]) for kind, named in groups.items() if name in named}
             if moments:
