@@ -6,7 +6,11 @@ BIN := .venv/bin
 # pytest-xdist can wait for ever for what would have come after it (https://github.com/pytest-dev/pytest-xdist/issues/1378).
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --max-worker-restart=0 --durations=5
 
-.PHONY: demo test quick chaos bench check api clean
+# Older processors' instructions, in oneDNN, torch's own kernels and MKL.
+SSE := DNNL_MAX_CPU_ISA=SSE41 ATEN_CPU_CAPABILITY=default
+AVX2 := DNNL_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2
+
+.PHONY: demo test test-all quick chaos bench check api clean
 
 demo: .venv/installed
 	$(BIN)/ddpo train demo
@@ -14,6 +18,11 @@ demo: .venv/installed
 test: .venv/tested
 	$(PYTEST) -m "not ray"
 	$(PYTEST) -m ray
+
+# This processor's instructions first, then what networks compute under those of two older ones.
+test-all: test
+	$(SSE) $(PYTEST) -m numbers
+	$(AVX2) $(PYTEST) -m numbers
 
 quick: .venv/tested
 	$(PYTEST) -m "not ray"

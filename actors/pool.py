@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from actors.sampler import Sampler
+from actors.sampler import FEWER, Sampler
 from ddpo.base import BaseModel
 from ddpo.config import Run
+from ddpo.device import fitting
 from ddpo.types import Chunk, Policy, Prompts, Rollouts
 
 
@@ -29,7 +30,8 @@ class LocalSamplers:
         return Rollouts(prompts, [self._chunk(part, policy) for part in prompts.chunks(self.size)])
 
     def _chunk(self, part: Prompts, policy: Policy) -> Chunk:
-        chunk = Chunk(*self.sampler.sample(part, policy))
+        with fitting(f"draw {len(part.ids)} images at once", FEWER):
+            chunk = Chunk(*self.sampler.sample(part, policy))
         self.done += 1
         return chunk
 

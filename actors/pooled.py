@@ -11,12 +11,13 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from actors.sampler import Sampler
+from actors.sampler import FEWER, Sampler
 from ddpo.arrival import Arrival, arrive
 from ddpo.base import BaseModel
 from ddpo.config import Run
 from ddpo.control import Control, within
 from ddpo.deadline import stacks_after
+from ddpo.device import fitting
 from ddpo.pool import Pool
 from ddpo.sizing import Size
 from ddpo.types import Chunk, Images, Policy, Prompts, Receipt, Rollouts, Trajectory
@@ -43,7 +44,7 @@ class SamplerActor(Sampler):
 
     def sample(self, prompts: Prompts, policy: Policy) -> tuple[Images, Trajectory, Receipt]:
         """As Sampler's; where it hangs, its stacks are in its log before the pool ends it."""
-        with stacks_after(HUNG * self.run.actors.timeout):
+        with stacks_after(HUNG * self.run.actors.timeout), fitting(f"draw {len(prompts.ids)} images at once", FEWER):
             return super().sample(prompts, policy)
 
 

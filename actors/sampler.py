@@ -10,7 +10,7 @@ Y X pixels.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,11 +26,17 @@ from ddpo.config import Run
 from ddpo.denoiser import DTYPES, Denoiser
 from ddpo.device import hardware, on_gpu
 from ddpo.errors import BaseModelError
+from ddpo.graphs import Graphs
 from ddpo.pictures import fingerprints
 from ddpo.pretrained import whole
 from ddpo.subset import held, trainable, trained
 from ddpo.threads import threads
 from ddpo.types import Images, Policy, Prompts, Receipt, Trajectory
+
+FEWER = (  # what to do where a GPU's memory is too small for a chunk
+    "Draw fewer images at once: a smaller actors.batch, which is part of the run's numbers, so set it before the run. "
+    "Or leave the GPU to fewer processes; `ddpo plan` estimates what each takes."
+)
 
 
 class Sampler:
@@ -42,12 +48,14 @@ class Sampler:
     def __init__(self, run: Run, base: BaseModel) -> None:
         self.run = run
         self.text = TextEncoder(base, run.policy)
-        self.denoiser = Denoiser(base, run.policy, run.seed)
+        self.denoiser = Denoiser(base, run.policy, run.seed, graphs=run.gpu.graphs)
         set_backends(run.gpu)
         self.vae = _load_vae(base, run.policy.dtype).to(self.denoiser.device)
         if on_gpu(self.denoiser.device):
             self.vae.to(memory_format=torch.channels_last)
-            self.vae.enable_slicing()  # image by image: the decoder of a whole chunk takes more memory than the UNet
+        self.decoder: Callable[[Tensor], Tensor] = self._pixels
+        if run.gpu.graphs and self.denoiser.device.type == "cuda":
+            self.decoder = Graphs(self._pixels)
         self.latent_CHW = base.latent_CHW
         self.loaded: tuple[str, str] | None = None
 
@@ -117,12 +125,19 @@ class Sampler:
         return self.denoiser.schedule.stochastic_T if wanted and self.run.policy.train == "lora" else []
 
     def _decode(self, latents_BCHW: Tensor) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Pixels, and which images have them: in float16 some autoencoders overflow."""
+        """Pixels, and which images have them: in float16 some autoencoders overflow.
+
+        On a GPU image by image: the decoder of a whole chunk takes more memory than the UNet.
+        """
         latents = (latents_BCHW / self.vae.config.scaling_factor).to(self.vae.dtype)
-        decoded = self.vae.decode(latents, return_dict=False)[0].float()
+        parts = latents.split(1) if on_gpu(self.denoiser.device) else [latents]
+        decoded = torch.cat([self.decoder(part) for part in parts]).float()
         finite_B = torch.isfinite(decoded).flatten(1).all(1)
         pixels = (decoded.nan_to_num() / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
         return pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy(), finite_B.cpu().numpy()
+
+    def _pixels(self, latents_BCHW: Tensor) -> Tensor:
+        return self.vae.decode(latents_BCHW, return_dict=False)[0]
 
 
 def _failures(ids: Sequence[int], denoised_B: NDArray[np.bool_], decoded_B: NDArray[np.bool_]) -> dict[int, str]:

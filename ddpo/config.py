@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 ROLE = "only on nodes with this label `role`, where nodes of the cluster have one; empty: any"
+DEVICE = "auto is the GPU that the worker reserves, or in one process the one that is there; else the CPU"
 
 
 def knob(default: Any, meaning: str, low: float | None = None, above: float | None = None, high: float | None = None,
@@ -37,7 +38,7 @@ class PolicyConfig:
     lora_alpha: int = knob(4, "LoRA scale is lora_alpha / lora_rank", low=1)
     lora_targets: list[str] = knob(["to_q", "to_k", "to_v", "to_out.0"], "modules that get LoRA matrices")
     dtype: str = knob("float32", "precision of the frozen weights", choices=("float32", "float16", "bfloat16"))
-    device: str = knob("auto", "auto takes cuda where there is one", choices=("auto", "cpu", "cuda"))
+    device: str = knob("auto", DEVICE, choices=("auto", "cpu", "cuda"))
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class GpuConfig:
     tf32: bool = knob(False, "fp32 products of 10 bits, several times faster and as coarse as float16; half precision "
                       "is not concerned")
     deterministic: bool = knob(True, "the same numbers from the same work, at the price of slower backward passes")
+    graphs: bool = knob(True, "launch a network's kernels all at once (CUDA graphs): the same numbers, sooner; one "
+                        "more set of activations is kept")
     attention: str = knob("auto", "kernel of attention; auto takes flash, else memory-efficient",
                           choices=("auto", "flash", "efficient", "cudnn"))
 
@@ -89,7 +92,7 @@ class StageConfig:
     workers: int = knob(1, "processes of this stage on the cluster, at first and at least", low=1)
     max_workers: int = knob(0, "most of them, where more would help; 0 keeps to workers", low=0)
     batch: int = knob(0, "images of a chunk that the model takes together; 0 takes all; part of the numbers", low=0)
-    device: str = knob("auto", "auto takes cuda where there is one", choices=("auto", "cpu", "cuda"))
+    device: str = knob("auto", DEVICE, choices=("auto", "cpu", "cuda"))
     threads: int = knob(1, "CPU threads of one worker's torch; part of the numbers, so fixed here", low=1)
     cpus: float = knob(1.0, "CPUs that Ray reserves for one worker", low=0)
     gpus: float = knob(0.0, "GPUs that Ray reserves for one worker; fractions share one", low=0)
@@ -123,7 +126,7 @@ class RewardConfig:
     max_tokens: int = knob(64, "longest answer of a language model", low=1)
     dtype: str = knob("auto", "precision of the kind's model; auto is float16 on a GPU, float32 on a CPU",
                       choices=("auto", "float32", "float16", "bfloat16", "4bit"))
-    device: str = knob("auto", "auto takes cuda where there is one", choices=("auto", "cpu", "cuda"))
+    device: str = knob("auto", DEVICE, choices=("auto", "cpu", "cuda"))
     threads: int = knob(1, "CPU threads of one worker's torch; part of the numbers, so fixed here", low=1)
     cpus: float = knob(1.0, "CPUs that Ray reserves for one worker", low=0)
     gpus: float = knob(0.0, "GPUs that Ray reserves for one worker; fractions share one", low=0)
@@ -198,8 +201,8 @@ class LearnerConfig:
     weight_decay: float = knob(1e-4, "AdamW", low=0)
     max_grad_norm: float = knob(1.0, "gradients are scaled down to this norm", above=0)
     gradient_checkpointing: bool = knob(False, "recompute activations: less memory, about 1.3 times the time")
-    ranks: int = knob(1, "processes on the cluster that share every update, one GPU each; part of the numbers by "
-                      "rounding alone", low=1)
+    ranks: int = knob(1, "processes on the cluster that share every update, one GPU each; part of the numbers, "
+                      "since gradients are added in another order", low=1)
     threads: int = knob(1, "CPU threads of one rank; part of the numbers, so fixed here", low=1)
     cpus: float = knob(1.0, "CPUs that Ray reserves for one rank", low=0)
     gpus: float = knob(0.0, "GPUs that Ray reserves for one rank", low=0)

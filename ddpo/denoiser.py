@@ -20,6 +20,7 @@ from ddpo.condition import Condition
 from ddpo.config import PolicyConfig
 from ddpo.device import on_gpu, place
 from ddpo.errors import BaseModelError, DeliveryError
+from ddpo.graphs import Graphs
 from ddpo.mdp import Gaussian, Schedule, denoise, guide, noised, schedule, training_abar
 from ddpo.pretrained import whole
 from ddpo.trainable import Trainable
@@ -32,13 +33,17 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 class Denoiser:
     """p_theta(x_{t-1} | x_t, c) with theta the LoRA matrices or the whole UNet, both in fp32 (ddpo.trainable).
 
-    unet: one to take instead of loading the base model's, such as one without data (deploy.planning.memory).
+    unet: one to take instead of loading the base model's, such as one without data (deploy.planning.memory)
+    graphs: on a GPU, launch LoRA's network by CUDA graphs (ddpo.graphs); of the backward pass too only where its
+            weights are copies in half precision, whose gradients are taken after every pass
 
     Raises BaseModelError where the UNet cannot be loaded, InputError where LoRA's targets match nothing, DeviceError as
     ddpo.device.place does.
     """
 
-    def __init__(self, base: BaseModel, config: PolicyConfig, seed: int, unet: Any = None) -> None:
+    def __init__(
+        self, base: BaseModel, config: PolicyConfig, seed: int, unet: Any = None, graphs: bool = False
+    ) -> None:
         self.config = config
         self.device = place(config.device)
         facts = _scheduler_config(base)
@@ -49,6 +54,10 @@ class Denoiser:
             self.unet.to(memory_format=torch.channels_last)
         self.size_6 = torch.tensor(_size_conditioning(base.image_size), device=self.device)
         self.learning = Trainable(self.unet, config, seed)
+        self.is_base = False
+        self.graphs: Graphs | None = None
+        if graphs and self.device.type == "cuda" and config.train == "lora":
+            self.graphs = Graphs(self._network, list(self.learning.copies.values()))
 
     @property
     def trainable(self) -> dict[str, torch.nn.Parameter]:
@@ -86,24 +95,30 @@ class Denoiser:
     def as_base(self) -> Iterator[None]:
         """The base model for the block."""
         self.unet.disable_adapters()
+        self.is_base = True
         try:
             yield
         finally:
             self.unet.enable_adapters()
+            self.is_base = False
 
     def _predict(self, x_BCHW: Tensor, timestep_B: Tensor, c: Condition) -> Tensor:
         dtype = self.unet.dtype
-        added = self._added(c.pooled_BP.to(dtype))
+        given = (x_BCHW.to(dtype), timestep_B, c.text_BLD.to(dtype), *self._added(c.pooled_BP.to(dtype)))
+        if self.graphs:
+            return self.graphs(*given, variant=self.is_base)
         with self._autocast():
-            return self.unet(
-                x_BCHW.to(dtype), timestep_B, c.text_BLD.to(dtype), added_cond_kwargs=added, return_dict=False
-            )[0]
+            return self._network(*given)
 
-    def _added(self, pooled_BP: Tensor) -> dict[str, Tensor]:
+    def _network(self, x_BCHW: Tensor, timestep_B: Tensor, text_BLD: Tensor, *added: Tensor) -> Tensor:
+        named = dict(zip(("text_embeds", "time_ids"), added, strict=False))
+        return self.unet(x_BCHW, timestep_B, text_BLD, added_cond_kwargs=named, return_dict=False)[0]
+
+    def _added(self, pooled_BP: Tensor) -> tuple[Tensor, ...]:
         """What SDXL's UNet is told besides the tokens: the text as a whole, the image's size (Podell et al. 2023)."""
         if self.unet.config.addition_embed_type != "text_time":
-            return {}
-        return {"text_embeds": pooled_BP, "time_ids": self.size_6.expand(len(pooled_BP), -1)}
+            return ()
+        return pooled_BP, self.size_6.expand(len(pooled_BP), -1)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         """Fully trained weights are fp32 and cast for each operation; LoRA's base is stored in its dtype."""

@@ -12,12 +12,14 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddpo.errors import DeviceError
+from ddpo.work import Failed
 
 if TYPE_CHECKING:
     import torch
@@ -86,6 +88,27 @@ def out_of_memory(error: BaseException) -> bool:
 
     words = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
+
+
+@contextmanager
+def fitting(what: str, advice: str) -> Iterator[None]:
+    """Say of a block for which a GPU's memory is too small that it is so; raises Failed, since the memory may be free
+    later, or where nobody else shares it.
+
+    what: "draw 8 images at once"
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        import torch
+
+        traceback.clear_frames(error.__traceback__)  # they hold the tensors that there was no room beside
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+        said = str(error).strip().partition("\n")[0]
+        raise Failed(f"a GPU has too little memory free to {what}: {said} {advice}") from None
 
 
 def driver() -> str:
@@ -160,4 +183,4 @@ def hardware(name: str) -> Hardware:
 def shown(found: Hardware) -> str:
     """For a person."""
     rest = ", ".join(f"{name} {value}" for name, value in found.items() if name != "device")
-    return f"{found['device']} ({rest})" if found else "a process without torch"
+    return f"{found['device']} ({rest})" if found else "the CPU, without torch"

@@ -52,7 +52,8 @@ class Board:
         """
         self.metrics.learned(row, weights)
         self.rows.append(row)
-        limit = advice.of(list(self.rows), self.run.lag, chunks(self.run))
+        together = advice.share_gpu(self.run.actors.gpus, self.run.learner.gpus)
+        limit = advice.of(list(self.rows), self.run.lag, chunks(self.run), together)
         busy = row["seconds"]["learn"] / max(row["seconds"]["total"], 1e-9)
         stands = [str(limit or ""), f"learner busy {min(busy, 1.0):.0%}", f"lag {row['lag']}", text]
         self.news = "; ".join([f"step {row['step']}/{self.run.steps}", *filter(None, stands)])

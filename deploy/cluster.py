@@ -46,12 +46,19 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONWARNINGS": "ignore",
 }
+GPU_SETTINGS = {  # of processes that may compute on a GPU, read when they first do
+    "PYTORCH_ALLOC_CONF": "expandable_segments:True",  # memory that is given back by pages, not by whole blocks
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",  # its older name, which CUDA's allocator reads first
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # else cuBLAS may give other last bits from one time to the next
+}
 
 
 def thread_settings(count: int) -> dict[str, str]:
     """Environment for torch, set before it is imported. Idle threads spin for some microseconds, which bridges the gap
-    to the next operation, then sleep: those that spin on take the core from a neighbour process (docs/decisions.md)."""
-    return {"OMP_NUM_THREADS": str(count), "MKL_NUM_THREADS": str(count), "GOMP_SPINCOUNT": "5000"}
+    to the next operation, then sleep: those that spin on take the core from a neighbour process (docs/decisions.md).
+    MKL computes strictly: else on AVX2 a row's last bits depend on its place in the batch, and so does the ratio."""
+    threads = {"OMP_NUM_THREADS": str(count), "MKL_NUM_THREADS": str(count), "GOMP_SPINCOUNT": "5000"}
+    return {**threads, "MKL_CBWR": "AUTO,STRICT"}
 
 
 @contextmanager
@@ -237,5 +244,5 @@ def environment(wants: Any) -> dict[str, Any]:
     One that reserves no GPU sees none. Ray would let it see all of them (it leaves CUDA_VISIBLE_DEVICES alone where the
     reservation is 0), and it would sit down on the first one beside those that reserved it.
     """
-    hidden = {} if wants.gpus else {"CUDA_VISIBLE_DEVICES": ""}
-    return {"env_vars": {**QUIET, **thread_settings(wants.threads), RESERVED: f"{wants.gpus:g}", **hidden}}
+    gpu = GPU_SETTINGS if wants.gpus else {"CUDA_VISIBLE_DEVICES": ""}
+    return {"env_vars": {**QUIET, **thread_settings(wants.threads), RESERVED: f"{wants.gpus:g}", **gpu}}

@@ -23,7 +23,7 @@ from ddpo.errors import InputError, LedgerError
 from ddpo.types import Prompts
 from deploy import policies
 from deploy.audit import opened
-from deploy.cluster import thread_settings
+from deploy.cluster import GPU_SETTINGS, thread_settings
 from deploy.facts import facts
 from deploy.folder import RunFolder, write
 from deploy.ledger import Ledger, Line, read
@@ -96,7 +96,7 @@ def _draw(folder: RunFolder, run: Run, chunk: Sequence[Line], image: int) -> tup
     """The image's pixels, their sha256, and on what they were drawn, within its chunk as by a sampler of the run."""
     line = next(line for line in chunk if line["image"] == image)
     policy = policies.find(folder, line["version"], line["digest"])
-    os.environ.update(thread_settings(run.actors.threads))
+    os.environ.update(thread_settings(run.actors.threads) | GPU_SETTINGS)
     from actors.sampler import Sampler
 
     prompts = Prompts(

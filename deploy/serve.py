@@ -18,7 +18,7 @@ from types import FrameType
 from ddpo.config import Run
 from ddpo.errors import ContractError, InputError
 from ddpo.runfile import parse
-from deploy.cluster import thread_settings
+from deploy.cluster import GPU_SETTINGS, thread_settings
 from rewards.conformance import conformance
 from rewards.locate import check
 from rewards.pool import sources
@@ -42,7 +42,7 @@ def serve(options: argparse.Namespace) -> None:
         )
     check(run)
     config, limits = run.rewards[kind], Limits(options.images, options.side, options.megabytes * 2**20)
-    os.environ.update(thread_settings(config.threads))
+    os.environ.update(thread_settings(config.threads) | GPU_SETTINGS)
     service = Service(RewardWorker(kind, config, sources(run)[kind]), limits, token, options.room)
     with listening(service, options.host, options.port) as url, _stopping(service):
         print(_announcement(url, service), file=sys.stderr, flush=True)

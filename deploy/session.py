@@ -242,7 +242,8 @@ class Session:
         }
         with guarded(self.folder.path):
             write(self.folder.result_file, json.dumps(result, indent=1))
-        if limit := advice.of(metrics, self.run.lag, chunks(self.run)):
+        together = advice.share_gpu(self.run.actors.gpus, self.run.learner.gpus)
+        if limit := advice.of(metrics, self.run.lag, chunks(self.run), together):
             self.progress.say(f"What limits this run: {limit}.")
         self._report()
 

@@ -117,7 +117,8 @@ def _checkpoint(folder: RunFolder, resume: str | None, prepared: Prepared) -> Ch
 @contextmanager
 def _pools(prepared: Prepared, in_process: bool, machines: Machines) -> Iterator[tuple[Any, Any, Any, Any, Any]]:
     if in_process:
-        os.environ.update(cluster.thread_settings(max(prepared.run.actors.threads, prepared.run.learner.threads)))
+        count = max(prepared.run.actors.threads, prepared.run.learner.threads)
+        os.environ.update(cluster.thread_settings(count) | cluster.GPU_SETTINGS)
         from actors.pool import LocalSamplers
         from learner.learner import LocalLearner
         from rewards.pool import LocalRewards

@@ -26,7 +26,7 @@ from ddpo.condition import Condition
 from ddpo.config import Run
 from ddpo.delivery import proven
 from ddpo.denoiser import Denoiser
-from ddpo.device import on_gpu
+from ddpo.device import fitting, on_gpu
 from ddpo.errors import DdpoError, DeliveryError, InputError
 from ddpo.objective import Tally
 from ddpo.subset import chosen, held, stream, trainable, trained
@@ -37,6 +37,11 @@ from learner.losses import Batch, Terms, micro_batches, policy_gradient, regress
 from learner.proximal import centred
 from learner.ranks import Ranks
 from learner.scaling import LossScale
+
+FEWER = (  # what to do where a GPU's memory is too small for a micro-batch
+    "Learn from fewer pairs at once: a smaller learner.micro_batch, or learner.gradient_checkpointing = true; both "
+    "change the numbers by rounding only. Or leave the GPU to fewer processes; `ddpo plan` estimates what each takes."
+)
 
 
 class Learner:
@@ -49,7 +54,9 @@ class Learner:
     def __init__(self, run: Run, base: BaseModel, ranks: Ranks | None = None) -> None:
         self.run, self.step, self.ranks = run, 0, ranks or Ranks()
         self.regression = run.learner.algorithm.startswith("rwr")
-        self.denoiser = Denoiser(base, run.policy, run.seed)
+        self.denoiser = Denoiser(
+            base, run.policy, run.seed, graphs=run.gpu.graphs and not run.learner.gradient_checkpointing
+        )
         set_backends(run.gpu)
         if run.learner.gradient_checkpointing:
             self.denoiser.unet.enable_gradient_checkpointing()
@@ -336,4 +343,5 @@ class LocalLearner:
     def update(self, scored: Any, advantages_B: NDArray[np.float64]) -> Report:
         """Learn from a scored batch whose chunks are the objects themselves."""
         trajectories = proven([chunk.trajectory for chunk in scored.chunks], scored.prompts.ids)
-        return self.learner.update(trajectories, advantages_B, scored.kept_B)
+        with fitting(f"learn from {self.learner.run.learner.micro_batch} pairs at once", FEWER):
+            return self.learner.update(trajectories, advantages_B, scored.kept_B)

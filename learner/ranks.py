@@ -67,6 +67,8 @@ class Ranks:
         flat = torch.cat([part.flatten() for part in parts]).to(self.device)
         with self._waiting("for the sum of the gradients"):
             dist.all_reduce(flat)
+            if self.device.type == "cuda":  # NCCL only begins; what goes wrong shows when somebody waits for the sum
+                torch.cuda.synchronize(self.device)
         sums = flat.to(weights[0].device).split([weight.numel() for weight in weights])
         for weight, total in zip(weights, sums, strict=True):
             weight.grad = total.view_as(weight)

@@ -19,8 +19,9 @@ from ddpo.base import BaseModel
 from ddpo.config import Run
 from ddpo.deadline import stacks_after
 from ddpo.delivery import proven
+from ddpo.device import fitting
 from ddpo.types import Policy, Report
-from learner.learner import Learner
+from learner.learner import FEWER, Learner
 from learner.ranks import Address, Ranks, meeting_point
 
 State = dict[str, NDArray[Any]]
@@ -86,7 +87,8 @@ class LearnerActor:
             fetched = proven(ray.get(trajectories, timeout=self.run.learner.timeout), ids)
             self.fetched += 1
             self.alive()
-            report = self.learner.update(fetched, advantages_B, kept_B)
+            with fitting(f"learn from {self.run.learner.micro_batch} pairs at once", FEWER):
+                report = self.learner.update(fetched, advantages_B, kept_B)
         self.alive = lambda: None
         return report, *self.published()
 

@@ -44,8 +44,8 @@ def test_a_worker_sees_the_gpus_that_it_reserves_and_no_others(claimed, override
     from deploy.staff import Staff
 
     class Eye:  # in here, since a worker cannot import this file
-        def visible(self) -> str | None:
-            return os.environ.get("CUDA_VISIBLE_DEVICES")
+        def seen(self) -> dict[str, str]:
+            return dict(os.environ)
 
     def environment(wants: Any) -> dict[str, Any]:
         settings = cluster.environment(wants)["env_vars"]
@@ -55,9 +55,11 @@ def test_a_worker_sees_the_gpus_that_it_reserves_and_no_others(claimed, override
     for gpus in (0.0, 0.5, 2.0):
         wants = replace(ActorsConfig(), gpus=gpus, cpus=0)
         worker = staff.hire(f"eye-{override}-{gpus}", Eye, (), wants, 60)(0)
-        seen[gpus] = ray.get(worker.actor.visible.remote(), timeout=60)
+        seen[gpus] = ray.get(worker.actor.seen.remote(), timeout=60)
         worker.kill()
-    assert seen[0.0] == "" and seen[0.5] in ("0", "1") and sorted(seen[2.0].split(",")) == ["0", "1"]
+    visible = {gpus: environment["CUDA_VISIBLE_DEVICES"] for gpus, environment in seen.items()}
+    assert visible[0.0] == "" and visible[0.5] in ("0", "1") and sorted(visible[2.0].split(",")) == ["0", "1"]
+    assert cluster.GPU_SETTINGS.items() <= seen[0.5].items() and "CUBLAS_WORKSPACE_CONFIG" not in seen[0.0]
 
 
 def test_a_run_that_leaves_all_gpus_unused_says_so(make_run):

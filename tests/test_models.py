@@ -24,6 +24,7 @@ from ddpo.weights import pack
 from learner import lora
 from learner.learner import Learner
 
+pytestmark = pytest.mark.numbers
 ALL = np.ones(8, bool)
 ADVANTAGES = np.array([1.0, -1.0, 0.5, 2.0, -0.5, 0.3, -2.0, 0.7])
 

@@ -25,6 +25,7 @@ from deploy.jobs.mailbox import scale
 from deploy.prepare import prepare
 from rewards.worker import RewardWorker
 
+pytestmark = pytest.mark.numbers
 STEPS = "steps=4"
 
 

@@ -12,9 +12,11 @@ import argparse
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 from deploy.cluster import QUIET, thread_settings
@@ -29,7 +31,7 @@ from deploy.facts import _commit
 
 PARTS = {  # in their order, with the seconds that each may take
     "names": 30, "models": 60, "gradient": 40, "noise": 50, "learning": 45, "sampling": 45, "ddpo-pytorch": 30,
-    "repeats": 30, "ray": 150, "size": 90, "ways": 150, "options": 45, "devices": 25, "bare": 30, "profile": 25,
+    "repeats": 30, "ray": 150, "size": 90, "ways": 50, "options": 45, "devices": 25, "bare": 30, "profile": 25,
     "rewards": 25, "nccl": 10, "learns": 60,
 }
 
@@ -73,9 +75,19 @@ def _options() -> argparse.Namespace:
 def _write(options: argparse.Namespace, folder: Path, failed: list[str]) -> None:
     results = [json.loads(line) for path in sorted(folder.glob("*.jsonl")) for line in path.read_text().splitlines()]
     options.out.mkdir(parents=True, exist_ok=True)
-    table = {"commit": options.commit, "dry": options.dry, "failed": failed, "results": results}
+    table = {"card": _card(), "torch": version("torch"), "commit": options.commit, "dry": options.dry,
+             "failed": failed, "results": results}
     (options.out / "gpu.json").write_text(json.dumps(table, indent=1))
     print(f"{len(results)} results in {options.out / 'gpu.json'}; failed: {failed or 'none'}", flush=True)
+
+
+def _card() -> str:
+    """Name, driver and clock of the GPU, as its driver tells them."""
+    asked = ["nvidia-smi", "--query-gpu=name,driver_version,clocks.max.sm", "--format=csv,noheader"]
+    try:
+        return subprocess.run(asked, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "a CPU"
 
 
 if __name__ == "__main__":

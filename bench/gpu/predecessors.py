@@ -53,7 +53,7 @@ def ddpo_pytorch(bench: Bench) -> None:
     for weight in weights:
         weight.data = weight.data.float()
     plan = schedule(_scheduler_config(base), STEPS, 1.0).to(bench.device)
-    optimizer, steps = torch.optim.AdamW(weights, 3e-4), 2 if bench.dry else 10
+    optimizer, steps = torch.optim.AdamW(weights, 3e-4), 2 if bench.dry else 4
     scaler = torch.amp.GradScaler(bench.device.type, enabled=not bench.dry)
     width = unet.config.cross_attention_dim
 

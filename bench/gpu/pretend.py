@@ -7,7 +7,8 @@ would refuse is refused: tensors of two devices, or of two types, in one operati
 is pinned by a mark, since a CPU build cannot pin any: an upload is waited for unless it is from there and non_blocking.
 
 The backend cannot be taken away again and changes what torch calls an accelerator, so a process that uses it should do
-nothing else. An error in a backward pass is printed and ends the process (C++ calls Python with the error still set).
+nothing else. An error in a backward pass is printed and then lost, in a SystemError or the end of the process, since
+C++ calls Python with the error still set.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def _kill_at(bench: Bench, name: str, process: subprocess.Popen[str], step: int)
 def full_size(bench: Bench) -> None:
     """Stable Diffusion's size on Ray: sampler and learner share the GPU; seconds a step at lag 0 and 1."""
     few = ("policy.steps=10", "learner.images_per_step=32", "learner.minibatch=16", "actors.batch=16", "steps=4",
-           "learner.micro_batch=8", "actors.gpus=0.4", "learner.gpus=0.6")
+           "learner.micro_batch=16", "actors.gpus=0.4", "learner.gpus=0.6")
     if bench.dry:
         few = ("policy.steps=2", "learner.images_per_step=4", "learner.minibatch=4", "actors.batch=2", "steps=2",
                "policy.dtype=float32", "actors.gpus=0", "learner.gpus=0", "--in-process")

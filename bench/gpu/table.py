@@ -1,6 +1,6 @@
 """The results as Markdown, in docs/benchmarks.md: what was measured, on which card, driver and commit.
 
-    python -m bench.gpu.table FOLDER/gpu.json
+    python -m bench.gpu.table FOLDER/gpu.json ...
 
 Consumes the JSON of a run of the check, produces the table between its marks; waits for nothing.
 """
@@ -21,15 +21,12 @@ START, END = "<!-- gpu: written by `python -m bench.gpu.table` -->", "<!-- /gpu 
 def render(found: dict[str, Any]) -> str:
     """A heading line with card, versions and commit, then a table a part, then what failed."""
     results: list[dict[str, Any]] = found["results"]
-    facts = {row["what"]: row["value"] for row in results if row["part"] == "names"}
-    card = facts.get("card and driver", "a CPU (dry run)")
-    lines = [f"{card}; torch {facts.get('torch')}, CUDA {facts.get('CUDA')}, cuDNN {facts.get('cuDNN')}; "
-             f"commit {found['commit']}.", ""]
+    lines = [f"**{found['card']}**; torch {found['torch']}; commit {found['commit']}.", ""]
     for part in dict.fromkeys(row["part"] for row in results):
         lines += [f"| {part} | measured | expected |", "|---|---|---|"]
         lines += [f"| {row['what']} | {_shown(row)} | {row['expected']} |" for row in results if row["part"] == part]
         lines.append("")
-    lines += [f"Not done: {failed}" for failed in found["failed"]]
+    lines += [f"- Not done: {failed}" for failed in found["failed"]]
     return "\n".join(lines).rstrip()
 
 
@@ -40,14 +37,14 @@ def _shown(row: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    """Replace the table in docs/benchmarks.md; a dry run is printed alone."""
-    found = json.loads(Path(sys.argv[1]).read_text())
-    table = render(found)
-    print(table)
-    if not found["dry"]:
+    """Replace the tables in docs/benchmarks.md by those of these files, one below the other; print dry runs alone."""
+    found = [json.loads(Path(name).read_text()) for name in sys.argv[1:]]
+    tables = "\n\n".join(render(one) for one in found)
+    print(tables)
+    if not any(one["dry"] for one in found):
         text = TARGET.read_text(encoding="utf-8")
         head, _, rest = text.partition(START)
-        TARGET.write_text(f"{head}{START}\n{table}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+        TARGET.write_text(f"{head}{START}\n\n{tables}\n\n{END}{rest.partition(END)[2]}", encoding="utf-8")
     return 0
 
 

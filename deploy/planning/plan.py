@@ -14,12 +14,12 @@ from ddpo.base import BaseModel, find
 from ddpo.config import Run, chunks
 from ddpo.errors import NotHereError
 from deploy import recipes
-from deploy.advice import advise
+from deploy.advice import advise, share_gpu
 from deploy.planning import nodes
 from deploy.planning.compute import Compute, compute
 from deploy.planning.measured import spent
 from deploy.planning.network import network, pixels, trajectories
-from deploy.planning.processes import Process, against_gpus, gpus, processes
+from deploy.planning.processes import Process, against_gpus, gpus, processes, proposals, together
 from deploy.planning.room import Crew, Node, Seats, crews, has_roles, seat
 from deploy.prepare import Prepared, check_deadlines, described_note, prepare
 
@@ -38,14 +38,16 @@ class Time:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that `ddpo plan` tells. store: bytes in flight; network: bytes a step; both by what they are; empty
-    where the model is not here. stated: the GPU memory that the run file's second line states. lacks: what of the run
-    cannot start; awaits: what has no room on the nodes that are up, of a cluster that may start more."""
+    """Everything that `ddpo plan` tells. together: bytes where all share one GPU, else 0; stated: the GPU memory that
+    the run file's second line states; store: bytes in flight; network: bytes a step; both by what they are, empty where
+    the model is not here. lacks: what of the run cannot start; awaits: what has no room on the nodes that are up, of a
+    cluster that may start more."""
 
     run: str
     model: str
     crews: list[Crew]
     memory: list[Process]
+    together: float
     stated: str
     compute: Compute | None
     store: dict[str, float]
@@ -71,13 +73,14 @@ def plan(options: argparse.Namespace) -> Plan:
     counted = prepared.counted if prepared else None
     needed, policy = processes(run, counted), counted.policy if counted else 0
     problems, notes = against_gpus(staff, needed, there)
+    notes += proposals(run, needed, staff, there)
     said, warnings = spent(run, options.like, options.time)
     time = _time(prepared, said, policy, options) if prepared and said else None
     samplers = time.workers["samplers"] if time else run.actors.count
     short = seats.lacks if seats else []
     grows = bool(options.address) and nodes.grow(there)
     return Plan(
-        run.name, run.policy.base, staff, needed, recipes.stated_memory(recipe),
+        run.name, run.policy.base, staff, needed, together(needed, staff), recipes.stated_memory(recipe),
         compute(run, counted.work, kinds) if counted else None,
         _store(run, base, policy) if base else {}, network(run, base, policy, samplers) if base else {}, time, seats,
         lacks=[*([] if grows else short), *problems], awaits=short if grows else [],
@@ -115,6 +118,7 @@ def _time(prepared: Prepared, said: Sequence[str], policy: int, options: argpars
     times = given(run, prepared.base, said, options.call, options.bandwidth, policy)
     found = simulate(short(run), prepared.base, prepared.prompts, times)
     work = {name: chunks(run) * seconds for name, seconds in (("samplers", times.sample), *times.rewards.items())}
-    advice = str(advise(work, found.workers, times.learn, run.lag, chunks(run)))
+    shared = share_gpu(run.actors.gpus, run.learner.gpus)
+    advice = str(advise(work, found.workers, times.learn, run.lag, chunks(run), shared))
     return Time(found.seconds_per_step, found.seconds_per_step * run.steps, found.images_per_second,
                 dict(found.workers), dict(found.idle), advice)

@@ -14,14 +14,19 @@ from typing import TYPE_CHECKING, Any
 from ddpo.config import Run
 from ddpo.stages import Stage, stages
 from deploy.placing import ACCELERATOR
-from deploy.planning.room import Crew, Node
+from deploy.planning.room import NEARLY, Crew, Node
 from deploy.report.scale import size
 from rewards.size import weights
 
 if TYPE_CHECKING:
     from deploy.planning.memory import Counted
 
-CUDA = 1e9  # bytes that a process takes besides its tensors: the context, libraries' workspaces
+CUDA = 1e9  # bytes that a process takes besides its tensors: the context and the libraries' code
+# What a GPU keeps beside the activations that are counted, as a share of them: copies in another layout, workspaces of
+# its libraries, graphs. Measured on an H200 at Stable Diffusion's size, batches of 8 and 16, a micro-batch of 8.
+BESIDE = {"samplers": 1.2, "learner": 0.36}
+FILLED = 0.9  # share of its memory up to which a GPU may be planned full: its allocator never has all of it in use
+SIZES = (1, 2, 4, 8, 16, 32, 64)  # of batches, that are proposed
 GPU_MEMORY = {  # GB by Ray's names of accelerators, the smaller where there are two
     "T4": 16, "V100": 16, "A10G": 24, "L4": 24, "L40S": 48, "A100": 40, "A100-40G": 40, "A100-80G": 80, "H100": 80,
     "H200": 141,
@@ -65,9 +70,12 @@ def _reward(run: Run, stage: Stage) -> Process:
 
 
 def _process(name: str, wants: Any, parts: Mapping[str, float]) -> Process:
-    """With what CUDA takes, where there is something on a GPU."""
+    """With what CUDA and its libraries take, where there is something on a GPU."""
     device = _device(wants)
-    return Process(name, device, {**parts, "cuda": CUDA} if parts and device == "GPU" else dict(parts))
+    if not parts or device == "CPU":
+        return Process(name, device, dict(parts))
+    beside = BESIDE.get(name, 0.0) * parts.get("activations", 0.0)
+    return Process(name, device, {**parts, "beside": beside, "cuda": CUDA})
 
 
 def _device(wants: Any) -> str:
@@ -92,6 +100,37 @@ def against_gpus(
             notes.append(f"{takes}, more than its share of {crew.gpus:g} {kind} ({share}): those that "
                          "share the GPU with it must leave it the rest")
     return lacks, notes
+
+
+def proposals(run: Run, needed: Sequence[Process], crews: Sequence[Crew], nodes: Sequence[Node]) -> list[str]:
+    """Batches that would use the share of the GPU that each crew has, where its kind is known: activations grow with
+    the batch, all else stays. Larger ones keep a GPU busier; the numbers of a run depend on them."""
+    now = {"samplers": ("actors.batch", run.actors.batch), "learner": ("learner.micro_batch", run.learner.micro_batch)}
+    by_name, found = {crew.name: crew for crew in crews}, list[str]()
+    for process in needed:
+        if process.crew not in now or process.device == "CPU" or process.unknown:
+            continue
+        (key, batch), crew = now[process.crew], by_name[process.crew]
+        kind, bytes_there = _largest(crew, nodes)
+        room = FILLED * min(crew.gpus, 1.0) * bytes_there
+        grows = process.parts["activations"] + process.parts["beside"]
+        fitting = [
+            other for other in SIZES if process.total + grows * (other / batch - 1) <= room
+            and run.learner.images_per_step % other == 0
+        ]
+        if kind and fitting and fitting[-1] != batch:
+            found.append(f"{key} = {fitting[-1]} would use what {crew.gpus:g} {kind} has ({size(room)}); it is {batch}")
+    return found
+
+
+def together(needed: Sequence[Process], crews: Sequence[Crew]) -> float:
+    """Bytes on one GPU where all that computes on GPUs shares a single one; 0 where it does not."""
+    there = {crew.name: crew for crew in crews}
+    sharing = [process for process in needed if process.device == "GPU"]
+    reserved = sum(there[process.crew].low * there[process.crew].gpus for process in sharing)
+    if len(sharing) < 2 or reserved > 1 + NEARLY or any(process.unknown for process in sharing):
+        return 0.0
+    return sum(there[process.crew].low * process.total for process in sharing)
 
 
 def gpus(crew: Crew, nodes: Sequence[Node]) -> set[str]:

@@ -12,7 +12,8 @@ from deploy.report.scale import duration, size
 
 UP_NOW = ("these are the nodes that are up now; the autoscaler may start more, which --cluster FILE counts, with the "
           "file that the cluster was made from")
-COLUMNS = {"weights": "weights", "learning": "gradients, Adam", "activations": "activations", "cuda": "CUDA itself"}
+COLUMNS = {"weights": "weights", "learning": "gradients, Adam", "activations": "activations",
+           "beside": "layouts, workspaces, graphs", "cuda": "CUDA itself"}
 
 
 def render(plan: Plan) -> str:
@@ -43,6 +44,8 @@ def _memory(plan: Plan) -> Iterator[str]:
         said = process.unknown and f"unknown: {process.unknown}"
         source = " (of published sizes: its model is not on this machine)" if process.published else ""
         yield f"  {process.crew:<12} {process.device}  {said or _parts(process)}{source}"
+    if plan.together:
+        yield f"  together     {size(plan.together)} on the GPU that all of them share"
     if plan.stated:
         yield f"  The run file says: {plan.stated}"
 

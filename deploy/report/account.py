@@ -79,7 +79,8 @@ def time(run: Run) -> str:
     if not run.rows:
         return "<p>No times are logged.</p>"
     chunks = run.config["learner"]["images_per_step"] // run.config["actors"]["batch"]
-    limit = advice.of(run.rows, run.config["lag"], chunks)
+    together = advice.share_gpu(run.config["actors"].get("gpus", 0), run.config["learner"].get("gpus", 0))
+    limit = advice.of(run.rows, run.config["lag"], chunks, together)
     said = f"<p>What limits this run: {escape(str(limit))}.</p>" if limit else ""
     return said + figure(twice(lambda width: charts.time_chart(run.rows, width)) + _shares(run.rows), TIME_CAPTION)
 

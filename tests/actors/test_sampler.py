@@ -17,6 +17,8 @@ from ddpo.denoiser import Denoiser
 from ddpo.types import Prompts, Trajectory
 from ddpo.weights import pack
 
+pytestmark = pytest.mark.numbers
+
 
 @pytest.fixture
 def sampler_and_policy(make_run):

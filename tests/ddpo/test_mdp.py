@@ -12,6 +12,7 @@ from diffusers import DDIMScheduler
 from ddpo.errors import InputError
 from ddpo.mdp import Gaussian, denoise, guide, noised, schedule, training_abar
 
+pytestmark = pytest.mark.numbers
 GOLDEN = np.load(Path(__file__).parent.parent / "data" / "ddim_20.npz")
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 

@@ -10,6 +10,7 @@ import torch
 from ddpo.mdp import Gaussian
 from ddpo.objective import Tally, ddpo_is, ddpo_sf, decoupled, importance, outside, truncated
 
+pytestmark = pytest.mark.numbers
 OLD = torch.tensor([-1.0, -1.0, -1.0, -1.0])
 
 

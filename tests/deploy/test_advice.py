@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deploy.advice import Advice, advise, of
+from deploy.advice import Advice, advise, of, share_gpu
 from deploy.prepare import prepare
 from deploy.recipes import find
 from deploy.simulate import Times, simulate
@@ -58,3 +58,15 @@ def test_there_is_none_while_a_pool_has_nobody_or_in_one_process():
     assert of([row], 1, 4) is not None
     assert of([{**row, "workers": {"samplers": 0, "jpeg": 1}}], 1, 4) is None
     assert of([{"seconds": row["seconds"]}], 0, 4) is None and of([], 0, 4) is None
+
+
+def test_samplers_and_learner_on_one_gpu_gain_little_by_lag():
+    work, counts = {"samplers": 20.0, "jpeg": 1.0}, {"samplers": 1, "jpeg": 1}
+    assert share_gpu(0.4, 0.6) and share_gpu(0.25, 0.25)
+    assert not any(share_gpu(*gpus) for gpus in ((1, 1), (0.6, 0.6), (0, 0), (0, 1)))
+    for lag in (0, 1, 2):
+        assert advise(work, counts, 18.0, lag, CHUNKS).limits != "gpu"
+        assert advise(work, counts, 18.0, lag, CHUNKS, shared=True).limits == "gpu"
+    assert advise(work, counts, 0.01, 0, CHUNKS, shared=True).limits == "samplers"  # they do not meet
+    assert advise({**work, "jpeg": 90.0}, counts, 18.0, 3, CHUNKS, shared=True).limits == "jpeg"
+    assert "take turns by time slice (there is no MPS), so lag gains little" in str(Advice("gpu", 0, 1.0))

@@ -19,7 +19,8 @@ from rewards.locate import MODELS, SHIPPED, chosen
 
 SMALL = [
     "steps=1", "policy.steps=2", "actors.batch=2", "actors.gpus=0", "learner.gpus=0", "learner.images_per_step=2",
-    "learner.minibatch=2", "learner.micro_batch=2", "images.count=1", "advantage.min_count=2",
+    "learner.minibatch=2", "learner.micro_batch=2", "learner.timestep_fraction=1", "images.count=1",
+    "advantage.min_count=2",
 ]
 REAL = [name for name in recipes.names() if recipes.find(name, []).policy.base != "menagerie"]
 

@@ -11,6 +11,7 @@ from ddpo.base import find
 from ddpo.denoiser import Denoiser
 from learner import lora
 
+pytestmark = pytest.mark.numbers
 ATTENTION = '["to_q", "to_k", "to_v", "to_out.0"]'
 CONVOLUTIONS = '["to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2"]'
 

@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from learning import local_pools
 from two_ranks import answers, learn
 
+from actors.prompts import Draw, source
 from ddpo.config import Run
 from ddpo.errors import ConfigError, InputError
 from ddpo.runfile import parse
+from ddpo.work import Lost
 from deploy.prepare import prepare
 from deploy.train import train
 from learner.ranks import Ranks
@@ -106,3 +109,27 @@ def test_several_ranks_are_not_one_process(make_run, tmp_path):
     with pytest.raises(InputError, match=r"learner\.ranks = 2 are as many processes, and --in-process is one"):
         train(prepare(make_run("learner.ranks=2")), tmp_path, None, in_process=True)
     assert not any(tmp_path.iterdir())
+
+
+def test_what_nccl_finds_wrong_only_later_is_still_a_rank_that_is_gone(monkeypatch):
+    class There(torch.Tensor):
+        def to(self, *place: Any) -> Any:  # to a GPU, of which there is none here
+            return self
+
+    def late(device: torch.device) -> None:
+        raise RuntimeError("NCCL error: remote process exited or there was a network error")
+
+    ranks, weight, cat = Ranks(1, 2), torch.nn.Parameter(torch.ones(3)), torch.cat
+    ranks.device = torch.device("cuda")
+    monkeypatch.setattr(torch, "cat", lambda parts: cat(parts).as_subclass(There))
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda flat: None)  # which only begins
+    monkeypatch.setattr(torch.cuda, "synchronize", late)
+    with pytest.raises(Lost, match="rank 1 of 2 waited for the sum of the gradients in vain: NCCL error: remote"):
+        ranks.sum_gradients([weight])
+
+
+def test_the_learner_in_this_process_counts_its_micro_batches(make_run):
+    samplers, rewards, learner = local_pools(run := make_run())
+    scored = rewards.score(samplers.sample(Draw(run, source(run.prompts))(0), learner.policy())).wait()
+    learner.update(scored, np.ones(8))
+    assert learner.progress == 10  # 8 images x 5 timesteps, 4 at a time

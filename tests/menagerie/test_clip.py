@@ -14,6 +14,8 @@ from rewards.kinds import make
 from rewards.locate import SHIPPED
 from rewards.train_aesthetic import correlation
 
+pytestmark = pytest.mark.numbers
+
 
 def test_of_all_captions_the_right_one_is_nearest_to_what_menagerie_draws(scenes):
     images, prompts = scenes

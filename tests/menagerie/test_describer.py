@@ -15,6 +15,8 @@ from rewards import alignment, satisfaction
 from rewards.describe import Describer
 from rewards.worker import RewardWorker
 
+pytestmark = pytest.mark.numbers
+
 
 def test_it_says_what_menagerie_draws(scenes):
     images, prompts = scenes

@@ -12,6 +12,8 @@ import menagerie
 from ddpo.base import find
 from menagerie import judge
 
+pytestmark = pytest.mark.numbers
+
 
 @pytest.fixture(scope="module")
 def pipe() -> StableDiffusionPipeline:

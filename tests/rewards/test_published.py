@@ -23,6 +23,7 @@ from rewards.clip import letterbox
 from rewards.kinds import make
 from rewards.worker import RewardWorker
 
+pytestmark = pytest.mark.numbers
 SCORES = json.loads((Path(__file__).parent.parent / "data" / "published_scores.json").read_text())
 
 

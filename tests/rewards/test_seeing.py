@@ -18,6 +18,8 @@ from rewards.describe import Describer
 from rewards.locate import check, locate
 from rewards.worker import RewardWorker
 
+pytestmark = pytest.mark.numbers
+
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:

@@ -17,6 +17,7 @@ from rewards.kinds import make
 from rewards.ratings import pixels, read_ratings
 from rewards.train_aesthetic import Recipe, correlation, split, train_head
 
+pytestmark = pytest.mark.numbers
 COUNT = 120
 
 
