@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --max-worker-restart=0
 SSE := DNNL_MAX_CPU_ISA=SSE41 ATEN_CPU_CAPABILITY=default
 AVX2 := DNNL_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2
 
-.PHONY: demo test test-all quick chaos bench check api clean
+.PHONY: demo test test-all quick chaos bench gpu-dry check api clean
 
 demo: .venv/installed
 	$(BIN)/ddpo train demo
@@ -32,6 +32,10 @@ chaos: .venv/tested
 
 bench: .venv/installed
 	$(BIN)/python -m bench
+
+# The GPU check on a CPU with tiny networks: that all of its parts run. On a GPU: python -m bench.gpu
+gpu-dry: .venv/installed
+	$(BIN)/python -m bench.gpu --dry
 
 check: .venv/tested
 	$(BIN)/ruff check .

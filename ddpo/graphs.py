@@ -39,6 +39,7 @@ class Graphs:
             if (learning and not self.weights) or alike >= (1 if learning else MOST):
                 return self.network(*inputs)
             self.recorded[key] = self._record_both(inputs) if learning else self._record_forward(inputs)
+            torch.cuda.empty_cache()  # what the passes before the recording took: the graph has memory of its own
         return self.recorded[key](*inputs)
 
     def _record_both(self, inputs: Sequence[Tensor]) -> Network:

@@ -30,9 +30,9 @@ from ddpo.source import ROOT
 from deploy.facts import _commit
 
 PARTS = {  # in their order, with the seconds that each may take
-    "names": 30, "models": 60, "gradient": 40, "noise": 50, "learning": 45, "sampling": 45, "ddpo-pytorch": 30,
-    "repeats": 30, "ray": 150, "size": 90, "ways": 50, "options": 45, "devices": 25, "bare": 30, "profile": 25,
-    "rewards": 25, "nccl": 10, "learns": 60,
+    "names": 30, "models": 60, "gradient": 40, "profile": 40, "sampling": 90, "learning": 90, "ddpo-pytorch": 60,
+    "repeats": 60, "ways": 90, "noise": 60, "size": 90, "ray": 150, "options": 60, "bare": 40, "devices": 30,
+    "rewards": 30, "nccl": 10, "learns": 90,
 }
 
 

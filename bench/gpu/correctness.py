@@ -154,9 +154,9 @@ def _menagerie(words: list[str]) -> tuple[Run, BaseModel]:
 
 def repeats(bench: Bench) -> None:
     """Is the same work the same twice: a chunk's pixels; an update's weights, with repeatable kernels and without."""
-    steps, count = (2, 2) if bench.dry else (10, 8)
+    steps, count = (2, 2) if bench.dry else (4, 8)
     run, base = bench.run(f"policy.steps={steps}", f"learner.images_per_step={count}", f"learner.minibatch={count}",
-                          f"actors.batch={count}", f"learner.micro_batch={count // 2}",
+                          f"actors.batch={count}", f"learner.micro_batch={count}",
                           f"policy.dtype={'float32' if bench.dry else 'float16'}")
     learner, sampler = Learner(run, base), Sampler(run, base)
     perturb(learner.denoiser)

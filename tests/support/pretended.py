@@ -105,7 +105,7 @@ def sampled(name: str, *words: str, fault: str = "") -> dict[str, Counts]:
     the "kl" of a step to the base model."""
     learner = made(name, *words)
     found: dict[str, Counts] = {}
-    with mock.patch("actors.sampler.Denoiser", lambda *_, **options: learner.denoiser):
+    with mock.patch("actors.sampler.Denoiser", lambda *_, **__: learner.denoiser):
         sampler = Sampler(learner.run, shapes.find(learner.run.policy.base, weights=False))
     prompts = Draw(learner.run, source(learner.run.prompts))(0).chunks(IMAGES)[0]
     with torch.no_grad(), FAULTS[fault](learner):
