@@ -7,12 +7,14 @@ would refuse is refused: tensors of two devices, or of two types, in one operati
 is pinned by a mark, since a CPU build cannot pin any: an upload is waited for unless it is from there and non_blocking.
 
 The backend cannot be taken away again and changes what torch calls an accelerator, so a process that uses it should do
-nothing else. An error in a backward pass ends the process (its C++ part calls Python with the error still set).
+nothing else. An error in a backward pass is printed and then lost, in a SystemError or the end of the process, since
+C++ calls Python with the error still set.
 """
 
 from __future__ import annotations
 
 import functools
+import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -134,7 +136,15 @@ class PretendedGpu(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """One operation."""
-        kwargs, name = kwargs or {}, func.overloadpacket
+        try:
+            return self._operation(func, args, kwargs or {})
+        except Exception:
+            if torch._C._current_graph_task_id() != -1:  # in a backward pass, where nobody will see it
+                traceback.print_exc()
+            raise
+
+    def _operation(self, func: Any, args: Any, kwargs: Any) -> Any:
+        name = func.overloadpacket
         if name is torch.ops.prim.device:
             return args[0].fake_device if isinstance(args[0], FakeTensor) else func(*args)
         if name is aten.is_pinned:

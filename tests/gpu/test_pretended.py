@@ -1,6 +1,6 @@
 """Faults of a GPU without one: the real sizes through sampler and learner, on a device that computes nothing.
 
-In a process of its own: the device cannot be taken away again, and an error in a backward pass ends the process.
+In a process of its own: the device cannot be taken away again, and an error in a backward pass may end the process.
 """
 
 from __future__ import annotations
