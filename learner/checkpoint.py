@@ -40,7 +40,7 @@ BEST = "best"  # a link to one of the checkpoints
 
 # Tables and keys that change no number of the run; a checkpoint may be resumed with other values of them.
 FREE = ("name", "steps", "stall", "checkpoints", "guard", "images", "wandb", "ray")
-FREE_IN_ROLES = ("count", "max_count", "workers", "max_workers", "cpus", "gpus", "role", "accelerator", "timeout")
+FREE_KEYS = ("count", "max_count", "workers", "max_workers", "cpus", "gpus", "role", "accelerator", "timeout", "graphs")
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,8 @@ def _check_files(path: Path) -> None:
 
 
 def _check_origin(state: Mapping[str, Any], run: Run) -> None:
-    theirs, ours = _facts(state.get("run", {})), _facts(plain(run))
+    # A key that is newer than the checkpoint had its default there.
+    theirs, ours = _facts(plain(Run())) | _facts(state.get("run", {})), _facts(plain(run))
     differing = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
     if differing:
         shown = ", ".join(f"{key} = {theirs.get(key)!r} there, {ours.get(key)!r} now" for key in differing[:4])
@@ -197,7 +198,7 @@ def _facts(table: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in table.items():
         if key not in FREE:
             flat |= _flatten(key, value)
-    return {key: value for key, value in flat.items() if key.rpartition(".")[2] not in FREE_IN_ROLES}
+    return {key: value for key, value in flat.items() if key.rpartition(".")[2] not in FREE_KEYS}
 
 
 def _flatten(key: str, value: Any) -> dict[str, Any]:

@@ -217,6 +217,7 @@ class Learner:
         """This rank's share of a minibatch's gradient, into the weights' `grad`; returns pairs and figures of every
         micro-batch, on the host. Nothing in it waits for the device before all micro-batches have been given to it."""
         seen: list[tuple[Tensor, Tensor]] = []
+        self.denoiser.learning.sum = None  # of a try that was broken off
         for before, part_P2 in self.ranks.share(micro_batches(pairs_P2, self.run.learner.micro_batch)):
             terms = self._terms(batch, part_P2, done + before)
             (terms.loss_P.sum() / len(pairs_P2) * scale).backward()

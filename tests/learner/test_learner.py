@@ -19,7 +19,7 @@ from updating import ADVANTAGES, ALL, drawn, made
 from actors.prompts import Draw, source
 from ddpo.base import find
 from ddpo.condition import Condition
-from ddpo.errors import DeliveryError, InputError
+from ddpo.errors import CheckpointError, DeliveryError, InputError
 from learner import checkpoint, lora
 from learner.learner import Learner
 
@@ -312,3 +312,18 @@ def test_restored_learner_goes_on_bit_for_bit(make_run):
     learner.update(batch, ADVANTAGES, ALL)
     resumed.update(batch, ADVANTAGES, ALL)
     assert learner.policy().digest == resumed.policy().digest
+
+
+def test_a_checkpoint_from_before_a_key_was_there_has_its_default(make_run, tmp_path):
+    run, learner, _ = made(make_run)
+    whole = checkpoint.Checkpoint(0, learner.state(), [learner.policy()], {})
+    path = checkpoint.save(tmp_path, whole, run, find(run.policy.base))
+    state = json.loads((path / "state.json").read_text())
+    del state["run"]["gpu"], state["run"]["learner"]["old_log_probs"]
+    (path / "state.json").write_text(json.dumps(state))
+    sums = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(sums | {"state.json": checkpoint.sum_of(path / "state.json")}))
+    assert checkpoint.load(path, run).step == 0
+    assert checkpoint.load(path, make_run("gpu.graphs=false")).step == 0  # changes no number
+    with pytest.raises(CheckpointError, match=r"gpu.tf32 = False there, True now"):
+        checkpoint.load(path, make_run("gpu.tf32=true"))
