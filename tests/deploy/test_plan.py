@@ -17,9 +17,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from ddpo.base import find
 from ddpo.denoiser import Denoiser
+from deploy import recipes
 from deploy.planning import memory, nodes
 from deploy.planning.plan import Plan, plan
-from deploy.planning.processes import Process, against_gpus
+from deploy.planning.processes import Process, against_gpus, proposals, together
 from deploy.planning.room import Node, crews, seat
 from deploy.recipes import stated_memory
 from rewards import size
@@ -233,3 +234,26 @@ def test_a_model_that_is_not_here_is_unknown_and_not_guessed():
 def test_nodes_are_asked_of_a_dashboard_that_answers(ddpo, run_file):
     answer = ddpo("plan", run_file, "--address", "http://127.0.0.1:9")
     assert answer.code == 2 and "no Ray dashboard answers at http://127.0.0.1:9" in answer.err
+
+
+def test_batches_are_proposed_that_a_known_card_has_room_for():
+    run = recipes.find("compressibility", ["actors.accelerator=A100", "learner.accelerator=A100"])
+    needed = [
+        Process("samplers", "GPU", {"weights": 2e9, "activations": 1e9, "beside": 1e9, "cuda": 1e9}),
+        Process("learner", "GPU", {"weights": 2e9, "activations": 6e9, "beside": 2e9, "cuda": 1e9}),
+    ]
+    # 0.9 x 0.4 x 40 GB = 14.4 hold 3 + 0.25 a picture; 0.9 x 0.6 x 40 = 21.6 hold 3 + 2 a pair
+    found = proposals(run, needed, crews(run), [])
+    assert [note.partition(" would")[0] for note in found] == ["actors.batch = 32", "learner.micro_batch = 8"]
+    unknown = recipes.find("compressibility", [])
+    assert not proposals(unknown, needed, crews(unknown), [])  # no card is named
+
+
+def test_what_shares_a_gpu_is_added_up_and_what_does_not_is_not():
+    run = recipes.find("compressibility", [])
+    needed = [Process("samplers", "GPU", {"weights": 2e9}), Process("jpeg", "CPU", {}),
+              Process("learner", "GPU", {"weights": 3e9})]
+    assert together(needed, crews(run)) == 5e9
+    apart = recipes.find("compressibility", ["learner.gpus=1"])
+    assert together(needed, crews(apart)) == 0
+
