@@ -125,6 +125,12 @@ def test_sdxls_autoencoder_decodes_in_fp32_where_its_config_says_so(on, tmp_path
     assert sampler.vae.dtype == expected and images.pixels_BYX3.shape == (1, 16, 16, 3)
 
 
+def test_a_policy_in_bfloat16_decodes_finer_than_half_a_grey_level(architectures):
+    precise = {dtype: find(str(architectures["SD 1"])).vae_dtype(dtype) for dtype in ("float32", "float16", "bfloat16")}
+    assert precise == {"float32": "float32", "float16": "float16", "bfloat16": "float16"}
+    assert find(str(architectures["SDXL"])).vae_dtype("bfloat16") == "float32"  # float16 overflows there
+
+
 def test_either_tokenizer_can_refuse_a_prompt(architectures, make_run, tmp_path):
     from actors.text import check_lengths
 
