@@ -27,6 +27,8 @@ def claimed() -> Iterator[None]:
     """A cluster that claims two GPUs; none is there, and nobody looks before a worker uses one."""
     before = dict(os.environ)
     os.environ.update(cluster._private())
+    for name in cluster.GPU_SETTINGS:  # of a run in this process, which workers would inherit
+        os.environ.pop(name, None)
     import ray
 
     ray.init(address="local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False,

@@ -20,6 +20,7 @@ from deploy.facts import facts
 from deploy.folder import choose
 from deploy.interrupt import stoppable
 from deploy.log import Wandb
+from deploy.machines import Machines
 from deploy.prepare import prepare
 from deploy.session import Session
 
@@ -94,9 +95,10 @@ def test_a_run_exports_what_the_dashboard_asks_for_and_says_how_far_it_is(make_r
     folder = choose(tmp_path, "watched", False)
     with cluster.connected(prepared.run), stoppable(30.0) as stop, folder.claimed():
         folder.create(prepared.run, facts(in_process=False))
-        told = Board(prepared.run)
-        with cluster.pools(prepared, told) as pools:
-            Session(prepared, folder, *pools, cluster.images, stop, Wandb(prepared.run, folder), told).go(None)
+        told, machines = Board(prepared.run), Machines(prepared.run)
+        with cluster.pools(prepared, told, machines) as pools:
+            wandb = Wandb(prepared.run, folder)
+            Session(prepared, folder, *pools, cluster.images, stop, wandb, told, machines).go(None)
             values, message = scraped("watched"), asyncio.run(status("watched-1"))
     assert values.keys() == ASKED
     assert (values["ray_ddpo_images_trained_total"], values["ray_ddpo_images_masked_total"]) == ([12.0], [4.0])
