@@ -14,6 +14,7 @@ import torch
 
 from bench.gpu.measure import Bench
 from ddpo.base import BUILT_IN
+from ddpo.source import ROOT
 
 SCHEDULER = {
     "_class_name": "PNDMScheduler", "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012,
@@ -21,18 +22,15 @@ SCHEDULER = {
     "clip_sample": False,
 }
 DOWN, UP = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
-UNETS: dict[str, dict[str, Any]] = {
-    "sd15": {"sample_size": 64, "block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768,
-             "attention_head_dim": 8, "down_block_types": DOWN, "up_block_types": UP},
-    "sd21": {"sample_size": 96, "block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 1024,
-             "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True, "down_block_types": DOWN,
-             "up_block_types": UP},
-    "sdxl": {"sample_size": 128, "block_out_channels": (320, 640, 1280), "cross_attention_dim": 2048,
-             "attention_head_dim": (5, 10, 20), "use_linear_projection": True,
-             "transformer_layers_per_block": (1, 2, 10), "addition_embed_type": "text_time",
-             "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
-             "down_block_types": ("DownBlock2D", *DOWN[:2]), "up_block_types": (*UP[1:3], "UpBlock2D")},
-}
+FOLDERS = {"sd15": "stable-diffusion-1", "sd21": "stable-diffusion-2-1", "sdxl": "stable-diffusion-xl"}
+
+
+def published(name: str) -> dict[str, Any]:
+    """The UNet's config of "sd15", "sd21" or "sdxl", from the descriptions that ship for `ddpo plan`."""
+    path = ROOT / "ddpo" / "descriptions" / FOLDERS[name] / "unet" / "config.json"
+    return {key: value for key, value in json.loads(path.read_text()).items() if not key.startswith("_")}
+
+
 SMALL: dict[str, Any] = {
     "sample_size": 16, "norm_num_groups": 8, "block_out_channels": (32, 64, 64, 64), "cross_attention_dim": 32,
     "attention_head_dim": 4, "down_block_types": DOWN, "up_block_types": UP,
@@ -46,7 +44,7 @@ def build(bench: Bench) -> None:
     folder, dtype = bench.model(), torch.float32 if bench.dry else torch.float16
     with bench.device:
         torch.manual_seed(0)
-        unet: Any = UNet2DConditionModel(**SMALL if bench.dry else UNETS["sd15"])
+        unet: Any = UNet2DConditionModel(**SMALL if bench.dry else published("sd15"))
         decoder: dict[str, Any] = {
             "block_out_channels": (32, 32, 32, 32) if bench.dry else (128, 256, 512, 512), "layers_per_block": 2,
             "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,

@@ -21,7 +21,7 @@ import torch
 
 from actors.prompts import Draw, source
 from bench.gpu.measure import RECIPE
-from bench.gpu.models import SCHEDULER, UNETS
+from bench.gpu.models import SCHEDULER, published
 from bench.gpu.pretend import NAME
 from ddpo.base import BUILT_IN, BaseModel, find
 from ddpo.config import Run
@@ -43,14 +43,14 @@ def describe(folder: Path, name: str) -> Path:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig
 
-    is_xl, side = name == "sdxl", UNETS[name]["sample_size"]
+    is_xl, unet = name == "sdxl", published(name)
     decoder: dict[str, Any] = {
         "block_out_channels": (128, 256, 512, 512), "down_block_types": ("DownEncoderBlock2D",) * 4,
-        "up_block_types": ("UpDecoderBlock2D",) * 4, "layers_per_block": 2, "sample_size": 8 * side,
+        "up_block_types": ("UpDecoderBlock2D",) * 4, "layers_per_block": 2, "sample_size": 8 * unet["sample_size"],
         "force_upcast": is_xl,
     }
     with torch.device("meta"):
-        UNet2DConditionModel(**UNETS[name]).save_config(folder / "unet")
+        UNet2DConditionModel(**unet).save_config(folder / "unet")
         AutoencoderKL(**decoder).save_config(folder / "vae")
     ids = json.loads((BUILT_IN["menagerie"] / "text_encoder" / "config.json").read_text())
     numbers: dict[str, Any] = {key: ids[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
