@@ -15,8 +15,7 @@ import torch
 
 from actors.prompts import Draw, source
 from actors.sampler import Sampler
-from bench.gpu.correctness import drawn
-from bench.gpu.correctness import given as given_
+from bench.gpu.correctness import drawn, given
 from bench.gpu.measure import RATES, Bench
 from ddpo.backends import set_backends
 from ddpo.base import BaseModel
@@ -96,27 +95,28 @@ def profile(bench: Bench) -> None:
     run, base = bench.run(half(bench))
     denoiser = Denoiser(base, run.policy, run.seed, graphs=True)
     set_backends(run.gpu)
-    given = _given(base, denoiser, rows)
-    _profiled(bench, "forward", _forward(denoiser, given))
-    _profiled(bench, "forward and backward", _both(denoiser, given))
+    asked = _alike(base, denoiser, rows)
+    _profiled(bench, "forward", _forward(denoiser, asked))
+    _profiled(bench, "forward and backward", _both(denoiser, asked))
 
 
-def _given(base: BaseModel, denoiser: Denoiser, rows: int) -> tuple[Any, ...]:
-    return given_(base, denoiser, [min(20, denoiser.config.steps - 1)] * rows)
+def _alike(base: BaseModel, denoiser: Denoiser, rows: int) -> tuple[Any, ...]:
+    """Rows of one timestep, as in a sampler's chunk."""
+    return given(base, denoiser, [min(20, denoiser.config.steps - 1)] * rows)
 
 
-def _forward(denoiser: Denoiser, given: tuple[Any, ...]) -> Callable[[], Any]:
+def _forward(denoiser: Denoiser, asked: tuple[Any, ...]) -> Callable[[], Any]:
     def forward() -> Any:
         with torch.no_grad():
-            return denoiser.step(*given)
+            return denoiser.step(*asked)
 
     return forward
 
 
-def _both(denoiser: Denoiser, given: tuple[Any, ...]) -> Callable[[], Any]:
+def _both(denoiser: Denoiser, asked: tuple[Any, ...]) -> Callable[[], Any]:
     def both() -> None:
-        gaussian = denoiser.step(*given)
-        (gaussian.log_prob(given[0]).sum() * 64.0).backward()
+        gaussian = denoiser.step(*asked)
+        (gaussian.log_prob(asked[0]).sum() * 64.0).backward()
         denoiser.learning.take_gradients()
 
     return both
@@ -157,13 +157,13 @@ def ways(bench: Bench) -> None:
         try:
             set_backends(run.gpu)
             change(denoiser)
-            given = _given(base, denoiser, rows)
-            began = bench.seconds(_forward(denoiser, given), 1, warm=0)
-            forward = bench.seconds(_forward(denoiser, given), 7, warm=2)
+            asked = _alike(base, denoiser, rows)
+            began = bench.seconds(_forward(denoiser, asked), 1, warm=0)
+            forward = bench.seconds(_forward(denoiser, asked), 7, warm=2)
             bench.say(f"{name}: forward", 1e3 * forward, "ms", f"{2 * rows * FORWARD / 0.79:.3g} at the peak")
             bench.say(f"{name}: forward's rate", 2 * rows * FORWARD / forward, "TFLOP/s")
-            began += bench.seconds(_both(denoiser, given), 1, warm=0)
-            both = bench.seconds(_both(denoiser, given), 7, warm=2)
+            began += bench.seconds(_both(denoiser, asked), 1, warm=0)
+            both = bench.seconds(_both(denoiser, asked), 7, warm=2)
             bench.say(f"{name}: forward and backward", 1e3 * both, "ms")
             bench.say(f"{name}: forward and backward's rate", 2 * rows * BACKWARD / both, "TFLOP/s")
             bench.say(f"{name}: first calls", began, "s")
